@@ -1,0 +1,146 @@
+package boot
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"strings"
+
+	"reimager/report"
+)
+
+// Entry is a GRUB menu entry that boots one Linux kernel with one initrd.
+type Entry struct {
+	// ID is what next_entry names: letters, digits, '.', '_' and '-', starting
+	// with a letter.
+	ID string
+	// Title is the line in the menu.
+	Title string
+	// FSUUID is the UUID of the filesystem that holds Kernel and Initrd. There
+	// is no way around it: searching by file would take the first disk with such
+	// a path, a USB stick included.
+	FSUUID string
+	// FSType is that filesystem's type as in /proc/self/mountinfo.
+	FSType string
+	// Kernel and Initrd are absolute paths in that filesystem, which are not
+	// those in the system when /boot is a partition of its own.
+	Kernel, Initrd string
+	// Cmdline has one kernel parameter per element.
+	Cmdline []string
+}
+
+// kernelCmdlineMax is COMMAND_LINE_SIZE on x86 without the final NUL. The
+// kernel cuts what is longer without a word.
+const kernelCmdlineMax = 2047
+
+// grubFSModules names the GRUB module that reads each filesystem.
+func grubFSModules() map[string]string {
+	return map[string]string{
+		"ext2": "ext2", "ext3": "ext2", "ext4": "ext2",
+		"xfs": "xfs", "btrfs": "btrfs", "f2fs": "f2fs", "jfs": "jfs",
+		"vfat": "fat", "msdos": "fat",
+	}
+}
+
+// grubFailedVar is exported to the second reading of grub.cfg.
+const grubFailedVar = "reimager_failed"
+
+// Render returns the entry as GRUB script, or says why GRUB could not boot it.
+//
+// A failing command in a menu entry prints its error, waits for a key for ten
+// seconds and goes back to the menu, without a time-out this time
+// (grub-core/normal/menu.c unsets it): an unattended machine would stay there.
+// And a kernel whose initrd failed would be booted all the same, as the end of
+// an entry boots whatever is loaded. So whatever fails ends in reading grub.cfg
+// again, with a variable set that hides this entry. By then GRUB has cleared
+// next_entry, and the default is the usual one; where it could not write, the
+// default names an entry that is not there, and GRUB takes the first. A plain
+// reboot would come back here for ever on such a machine; it is only what
+// follows when grub.cfg cannot be read any more.
+func (e Entry) Render() (string, error) {
+	if err := e.check(); err != nil {
+		return "", fmt.Errorf("write GRUB entry %q: %w", e.ID, err)
+	}
+	linux := []string{"linux", grubQuote(e.Kernel)}
+	for _, parameter := range e.Cmdline {
+		linux = append(linux, grubQuote(parameter))
+	}
+	lines := []string{
+		`if [ "${` + grubFailedVar + `}" != 1 ]; then`,
+		"menuentry " + grubQuote(e.Title) + " --id " + grubQuote(e.ID) + " --unrestricted {",
+		"\tinsmod part_msdos",
+		"\tinsmod part_gpt",
+		"\tinsmod " + grubFSModules()[e.FSType],
+		"\tif search --no-floppy --fs-uuid --set=root " + grubQuote(e.FSUUID) + "; then",
+		"\t\tif " + strings.Join(linux, " ") + "; then",
+		"\t\t\tif initrd " + grubQuote(e.Initrd) + "; then",
+		"\t\t\t\tboot",
+		"\t\t\tfi",
+		"\t\tfi",
+		"\tfi",
+		"\tset " + grubFailedVar + "=1",
+		"\texport " + grubFailedVar,
+		"\tconfigfile $prefix/grub.cfg",
+		"\treboot",
+		"}",
+		"fi",
+	}
+	return strings.Join(lines, "\n") + "\n", nil
+}
+
+func (e Entry) check() error {
+	if err := checkEntryID(e.ID); err != nil {
+		return err
+	}
+	if e.Title == "" || hasControl(e.Title) {
+		return fmt.Errorf("title %q is empty or has control characters", e.Title)
+	}
+	if !regexp.MustCompile(`^[0-9A-Za-z-]+$`).MatchString(e.FSUUID) {
+		return report.Hint(fmt.Errorf("filesystem UUID %q is none", e.FSUUID),
+			"GRUB finds the filesystem of kernel and initrd by its UUID; give it one (tune2fs -U random DEVICE)")
+	}
+	if grubFSModules()[e.FSType] == "" {
+		return report.Hint(fmt.Errorf("filesystem type %q: GRUB may not read it", e.FSType),
+			"put kernel and initrd on ext4, xfs or vfat")
+	}
+	for _, file := range []string{e.Kernel, e.Initrd} {
+		if !path.IsAbs(file) || path.Clean(file) != file || hasControl(file) {
+			return fmt.Errorf("path %q is not absolute and clean", file)
+		}
+	}
+	length := len("BOOT_IMAGE=") + len(e.Kernel)
+	for _, parameter := range e.Cmdline {
+		// GRUB's linux command puts a backslash before each of these
+		// (grub-core/lib/cmdline.c), and the kernel takes it as it is.
+		if parameter == "" || hasControl(parameter) || strings.ContainsAny(parameter, `'"\`) {
+			return fmt.Errorf("kernel parameter %q is empty or has a quote, a backslash or a control character", parameter)
+		}
+		length += 1 + len(parameter)
+		if strings.Contains(parameter, " ") {
+			length += 2
+		}
+	}
+	if length > kernelCmdlineMax {
+		return fmt.Errorf("kernel command line has %d bytes, the kernel reads %d", length, kernelCmdlineMax)
+	}
+	return nil
+}
+
+// checkEntryID keeps out what GRUB gives a meaning: '>' parts a submenu from
+// its entry, and a number is a place in the menu.
+func checkEntryID(id string) error {
+	if !regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]*$`).MatchString(id) {
+		return fmt.Errorf("entry id %q: want letters, digits, '.', '_', '-', starting with a letter", id)
+	}
+	return nil
+}
+
+// grubQuote makes one word of GRUB script of s. As in a shell, nothing is
+// special between single quotes but the closing one.
+func grubQuote(s string) string {
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+func hasControl(s string) bool {
+	return strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f })
+}

@@ -1,0 +1,63 @@
+package boot
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"reimager/report"
+)
+
+const (
+	// holdingSize is the boot code area of an MBR in bytes: the disk signature
+	// follows at 440, the partition table at 446, 0x55AA at 510.
+	holdingSize = 440
+	// holdingOrigin is where a BIOS loads sector 0.
+	holdingOrigin = 0x7c00
+
+	minSectorSize = 512
+	maxSectorSize = 4096
+)
+
+// holdingMessage fits 80 columns and is repeated on the serial port. The BIOS
+// teletype wants CR and LF.
+const holdingMessage = "reimage interrupted\r\n\r\n" +
+	"This disk is half written and cannot boot.\r\n" +
+	"Start the machine from the reimager's rescue stick,\r\n" +
+	"or call your operator. Nothing else helps.\r\n"
+
+// HoldingSector is the first sector that a disk gets while it is being
+// rewritten: HoldingCode in the first 440 bytes, disk signature, partition
+// table, and in a sector of more than 512 bytes everything behind, from the new
+// image's first sector. Only a BIOS runs it; UEFI firmware ignores boot code.
+func HoldingSector(newSector0 []byte) ([]byte, error) {
+	size := len(newSector0)
+	if size < minSectorSize || size > maxSectorSize || size&(size-1) != 0 {
+		return nil, fmt.Errorf("build holding sector: first sector has %d bytes, want 512 to 4096", size)
+	}
+	if binary.LittleEndian.Uint16(newSector0[510:]) != 0xaa55 {
+		return nil, report.Hint(
+			fmt.Errorf("build holding sector: the image's first sector has no boot signature 55 AA"),
+			"the image must be one of a whole disk, with a partition table, not of one partition")
+	}
+	code, err := HoldingCode()
+	if err != nil {
+		return nil, err
+	}
+	sector := append([]byte(nil), newSector0...)
+	copy(sector, code)
+	return sector, nil
+}
+
+// HoldingCode is the boot code of a disk that must not be booted: it says so on
+// the screen and on the first serial port and halts for ever. It has exactly
+// 440 bytes.
+func HoldingCode() ([]byte, error) {
+	code, err := assemble(holdingListing(), holdingOrigin)
+	if err != nil {
+		return nil, fmt.Errorf("assemble holding code: %w", err)
+	}
+	if len(code) > holdingSize {
+		return nil, fmt.Errorf("assemble holding code: %d bytes, boot code area has %d", len(code), holdingSize)
+	}
+	return append(code, make([]byte, holdingSize-len(code))...), nil
+}
