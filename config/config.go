@@ -1,0 +1,229 @@
+// Package config reads reimager.toml, the one contract between the person who
+// builds an initrd and the machine that wakes in it, and the job that
+// `reimager arm` leaves for it.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"reimager/report"
+)
+
+// Config is a whole reimager.toml with its defaults filled in.
+type Config struct {
+	Machine  Machine  `toml:"machine"`
+	Image    Image    `toml:"image"`
+	Trust    Trust    `toml:"trust"`
+	Target   Target   `toml:"target"`
+	Old      Old      `toml:"old"`
+	New      New      `toml:"new"`
+	Retain   Retain   `toml:"retain"`
+	PowerCut PowerCut `toml:"power_cut"`
+	Failure  Failure  `toml:"failure"`
+	Console  Console  `toml:"console"`
+}
+
+// Machine describes the hardware that the initrd wakes on.
+type Machine struct {
+	// Modules to load first: "classic", "all-storage" or a list of names.
+	Modules Modules `toml:"modules"`
+	// DeviceTimeout is how long a disk or partition is awaited.
+	DeviceTimeout Duration `toml:"device_timeout"`
+}
+
+// Image says where the compressed image lies. `reimager arm` may name another place.
+type Image struct {
+	Source Source `toml:"source"`
+}
+
+// Trust says whose images are written.
+type Trust struct {
+	// Signature is "require": the image needs a minisign signature by one of the
+	// baked keys; or "if-present": a signature that is there must be right.
+	Signature Choice `toml:"signature"`
+}
+
+// Target is the disk that is rewritten.
+type Target struct {
+	Disk Disk `toml:"disk"`
+	// Unmapped is what happens to the disk behind the end of the image:
+	// "leave", "discard" or "zero".
+	Unmapped Choice `toml:"unmapped"`
+}
+
+// Old is the system that is replaced. Without a root it is found by its fstab.
+type Old struct {
+	Root   Device            `toml:"root"`
+	Mounts map[string]Device `toml:"mounts"`
+}
+
+// New is the system that the image brings. Without a root it is found by its fstab.
+type New struct {
+	Root   Device            `toml:"root"`
+	Mounts map[string]Device `toml:"mounts"`
+	// LogDir takes the log and record.json; "off" writes neither.
+	LogDir string `toml:"log_dir"`
+}
+
+// Retain decides how the retained files are put back.
+type Retain struct {
+	// Owners is "name" (as the new system numbers it) or "id".
+	Owners Choice `toml:"owners"`
+	// Missing is "refuse" or "report": what a listed path that is not there means.
+	Missing Choice `toml:"missing"`
+}
+
+// PowerCut says what a machine must survive.
+type PowerCut struct {
+	// Lifeboat is "prefer", "require" or "off".
+	Lifeboat Choice `toml:"lifeboat"`
+}
+
+// Failure says what a failed run does.
+type Failure struct {
+	// BeforeWrite is "reboot" (into the old system) or "hold".
+	BeforeWrite Choice `toml:"before_write"`
+	// AfterWrite is "retry" (then hold) or "hold".
+	AfterWrite Choice `toml:"after_write"`
+}
+
+// Console opens diagnosis shells. None unless asked for.
+type Console struct {
+	Diagnosis []string `toml:"diagnosis"`
+	// Shell is started on each of them; it has to be in the initrd.
+	Shell string `toml:"shell"`
+}
+
+// LogOff as log_dir keeps log and record off the new system.
+const LogOff = "off"
+
+// Default returns the configuration that an empty file stands for.
+func Default() Config {
+	return Config{
+		Machine:  Machine{Modules: Modules{Set: "classic"}, DeviceTimeout: Duration{30 * time.Second}},
+		Trust:    Trust{Signature: "require"},
+		Target:   Target{Disk: Disk{Kind: HoldsOldRoot}, Unmapped: "leave"},
+		New:      New{LogDir: "/var/log/reimager"},
+		Retain:   Retain{Owners: "name", Missing: "refuse"},
+		PowerCut: PowerCut{Lifeboat: "prefer"},
+		Failure:  Failure{BeforeWrite: "reboot", AfterWrite: "retry"},
+		Console:  Console{Shell: "/bin/sh"},
+	}
+}
+
+// ReadFile reads and checks the configuration in a file.
+func ReadFile(name string) (*Config, error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	return Parse(name, text)
+}
+
+// Parse reads and checks a configuration. name is used in errors, which give
+// line and column of each unknown key and of the first wrong value.
+func Parse(name string, text []byte) (*Config, error) {
+	c := Default()
+	dec := toml.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields().EnableUnmarshalerInterface()
+	if err := dec.Decode(&c); err != nil {
+		return nil, positioned(name, text, err)
+	}
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return &c, nil
+}
+
+// positioned turns an error of the TOML library into one with line and column.
+func positioned(name string, text []byte, err error) error {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) {
+		var all []error
+		for _, e := range strict.Errors {
+			row, col := e.Position()
+			all = append(all, fmt.Errorf("%s:%d:%d: unknown key %q", name, row, col, strings.Join(e.Key(), ".")))
+		}
+		return report.Hint(errors.Join(all...), "correct the spelling, or remove the key; docs/configuration.md lists them all")
+	}
+	var decode *toml.DecodeError
+	if errors.As(err, &decode) {
+		row, col := decode.Position()
+		return fmt.Errorf("%s:%d:%d: %s", name, row, col, strings.TrimPrefix(decode.Error(), "toml: "))
+	}
+	row, col := lineOf(text, err)
+	return fmt.Errorf("%s:%d:%d: %w", name, row, col, err)
+}
+
+// lineOf finds where an error arises that the library gives no position for (a
+// number where our own types read a text): on the last line of the shortest
+// beginning of the file that has the same error.
+func lineOf(text []byte, err error) (row, col int) {
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	for n := range lines {
+		var c Config
+		dec := toml.NewDecoder(bytes.NewReader(bytes.Join(lines[:n+1], nil)))
+		if e := dec.EnableUnmarshalerInterface().Decode(&c); e != nil && e.Error() == err.Error() {
+			line := lines[n]
+			return n + 1, 1 + len(line) - len(bytes.TrimLeft(line, " \t"))
+		}
+	}
+	return len(lines), 1
+}
+
+// check refuses values that are well-formed but mean nothing.
+func (c *Config) check() error {
+	var all []error
+	choice := func(key string, got Choice, allowed ...string) {
+		for _, a := range allowed {
+			if string(got) == a {
+				return
+			}
+		}
+		all = append(all, fmt.Errorf("%s = %q: expected one of %q", key, got, allowed))
+	}
+	choice("trust.signature", c.Trust.Signature, "require", "if-present")
+	choice("target.unmapped", c.Target.Unmapped, "leave", "discard", "zero")
+	choice("retain.owners", c.Retain.Owners, "name", "id")
+	choice("retain.missing", c.Retain.Missing, "refuse", "report")
+	choice("power_cut.lifeboat", c.PowerCut.Lifeboat, "prefer", "require", "off")
+	choice("failure.before_write", c.Failure.BeforeWrite, "reboot", "hold")
+	choice("failure.after_write", c.Failure.AfterWrite, "retry", "hold")
+
+	if c.PowerCut.Lifeboat == "require" {
+		all = append(all, report.Hint(errors.New(`power_cut.lifeboat = "require": this version has no lifeboat, so a power cut while the disk is written leaves a machine that does not boot`),
+			`use "prefer" if that risk is acceptable`))
+	}
+	if c.New.LogDir != LogOff && !cleanAbsolute(c.New.LogDir) {
+		all = append(all, fmt.Errorf("new.log_dir = %q: expected an absolute path or %q", c.New.LogDir, LogOff))
+	}
+	for key, mounts := range map[string]map[string]Device{"old.mounts": c.Old.Mounts, "new.mounts": c.New.Mounts} {
+		for dir := range mounts {
+			if !cleanAbsolute(dir) || dir == "/" {
+				all = append(all, fmt.Errorf("%s: %q: expected an absolute path below /", key, dir))
+			}
+		}
+	}
+	for _, tty := range c.Console.Diagnosis {
+		if strings.ContainsAny(tty, "/ \t") || !strings.HasPrefix(tty, "tty") {
+			all = append(all, fmt.Errorf("console.diagnosis: %q: expected a terminal such as \"tty2\"", tty))
+		}
+	}
+	if !cleanAbsolute(c.Console.Shell) {
+		all = append(all, fmt.Errorf("console.shell = %q: expected an absolute path inside the initrd", c.Console.Shell))
+	}
+	if c.Machine.DeviceTimeout.Duration <= 0 {
+		all = append(all, fmt.Errorf("machine.device_timeout = %s: expected more than nothing", c.Machine.DeviceTimeout))
+	}
+	return errors.Join(all...)
+}
+
+func cleanAbsolute(p string) bool { return path.IsAbs(p) && path.Clean(p) == p }

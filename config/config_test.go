@@ -1,0 +1,162 @@
+package config
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const classic = `
+[machine]
+modules = ["ahci", "ext4"]
+device_timeout = "5s"
+
+[image]
+source = "/dev/sda5:/rhel7.img.bz2"
+
+[trust]
+signature = "if-present"
+
+[target]
+disk = "/dev/sda"
+
+[old]
+root = "/dev/sda2"
+mounts = { "/kiosk" = "/dev/sda6" }
+
+[new]
+root = "partition 2"
+mounts = { "/kiosk" = "partition 6" }
+log_dir = "/kiosk/log"
+
+[console]
+diagnosis = ["tty2", "tty3"]
+`
+
+func TestParseClassic(t *testing.T) {
+	got, err := Parse("reimager.toml", []byte(classic))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Machine = Machine{Modules: Modules{Names: []string{"ahci", "ext4"}}, DeviceTimeout: Duration{5 * time.Second}}
+	want.Image.Source = Source{Device{ByPath, "/dev/sda5"}, "/rhel7.img.bz2"}
+	want.Trust.Signature = "if-present"
+	want.Target.Disk = Disk{DiskByPath, "/dev/sda"}
+	want.Old = Old{Root: Device{ByPath, "/dev/sda2"}, Mounts: map[string]Device{"/kiosk": {ByPath, "/dev/sda6"}}}
+	want.New = New{Root: Device{ByNumber, "2"}, Mounts: map[string]Device{"/kiosk": {ByNumber, "6"}}, LogDir: "/kiosk/log"}
+	want.Console.Diagnosis = []string{"tty2", "tty3"}
+	if diff := cmp.Diff(&want, got); diff != "" {
+		t.Errorf("Parse (-want +got):\n%s", diff)
+	}
+}
+
+func TestParseEmptyIsDefault(t *testing.T) {
+	got, err := Parse("reimager.toml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	if diff := cmp.Diff(&want, got); diff != "" {
+		t.Errorf("Parse(nothing) (-want +got):\n%s", diff)
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"unknown key", "[machine]\nmodlues = \"classic\"\n", `f.toml:2:1: unknown key "machine.modlues"`},
+		{"two unknown keys", "[machine]\na = 1\n[x]\nb = 2\n", `f.toml:3:2: unknown key "x"`},
+		{"wrong type", "[image]\nsource = 5\n", "f.toml:2:1:"},
+		{"wrong type of list", "[machine]\nmodules = 5\n", "f.toml:2"},
+		{"unknown set", "[machine]\nmodules = \"all\"\n", `expected "classic"`},
+		{"syntax", "[machine\n", "f.toml:1:"},
+		{"source without path", "[image]\nsource = \"/dev/sda5\"\n", "expected DEVICE:/path"},
+		{"source climbs", "[image]\nsource = \"/dev/sda5:/a/../b\"\n", `without ".."`},
+		{"bad disk", "[target]\ndisk = \"first\"\n", "f.toml:2:8:"},
+		{"bad partition", "[new]\nroot = \"partition 0\"\n", "from 1 to 255"},
+		{"bad choice", "[trust]\nsignature = \"never\"\n", "trust.signature"},
+		{"lifeboat", "[power_cut]\nlifeboat = \"require\"\n", "no lifeboat"},
+		{"log_dir", "[new]\nlog_dir = \"var/log\"\n", "new.log_dir"},
+		{"mount on root", "[new]\nmounts = { \"/\" = \"partition 1\" }\n", "below /"},
+		{"tty", "[console]\ndiagnosis = [\"/dev/tty2\"]\n", "console.diagnosis"},
+		{"timeout", "[machine]\ndevice_timeout = \"soon\"\n", "30s"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Parse("f.toml", []byte(tt.text))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Parse(%q) = %v; want an error with %q", tt.text, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestParseDiskAndDevice(t *testing.T) {
+	for s, want := range map[string]string{
+		"holds-old-root": "holds-old-root", "/dev/sda": "/dev/sda", "serial=S 1": "serial=S 1",
+		"/dev/disk/by-id/ata-QEMU_HARDDISK_QM00001": "serial=QM00001", "/dev/disk/by-id/wwn-0x5000c500a": "wwn=0x5000c500a",
+	} {
+		got, err := ParseDisk(s)
+		if err != nil || got.String() != want {
+			t.Errorf("ParseDisk(%q) = %v, %v; want %s", s, got, err, want)
+		}
+	}
+	for s, want := range map[string]string{
+		"/dev/sda5": "/dev/sda5", "UUID=ab-c": "UUID=ab-c", `LABEL="x y"`: "LABEL=x y",
+		"/dev/disk/by-partuuid/1-02": "PARTUUID=1-02", "partition 6": "partition 6",
+	} {
+		got, err := ParseDevice(s)
+		if err != nil || got.String() != want {
+			t.Errorf("ParseDevice(%q) = %v, %v; want %s", s, got, err, want)
+		}
+	}
+}
+
+func TestJobRoundTripAndIdentity(t *testing.T) {
+	j := &Job{
+		Format: JobFormat, RunID: "ab", Armed: time.Unix(1, 0).UTC(), OldRoot: "u",
+		Image:  JobImage{Source: Source{Device{ByUUID, "x"}, "/new image.bz2"}, Bytes: 5, SHA256: "00"},
+		Target: DiskIdentity{Serial: "s", Bytes: 7, PTUUID: "p"},
+	}
+	text, err := j.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseJob("job", text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(j, got); diff != "" {
+		t.Errorf("ParseJob(Encode) (-want +got):\n%s", diff)
+	}
+	for _, bad := range []string{"", "{}", `{"format":2,"run_id":"a"}`, string(text) + "x", `{"format":1,"x":1}`} {
+		if _, err := ParseJob("job", []byte(bad)); err == nil {
+			t.Errorf("ParseJob(%q) = nil error", bad)
+		}
+	}
+	for _, tt := range []struct {
+		found DiskIdentity
+		want  string
+	}{
+		{DiskIdentity{Serial: "s", Bytes: 7, PTUUID: "p", WWN: "any"}, ""},
+		{DiskIdentity{Serial: "t", Bytes: 7, PTUUID: "p"}, `serial "t", expected "s"`},
+		{DiskIdentity{Serial: "s", Bytes: 8, PTUUID: "p"}, "size 8 bytes, expected 7"},
+		{DiskIdentity{Serial: "s", Bytes: 7}, `partition-table id "", expected "p"`},
+	} {
+		if got := j.Target.Differs(tt.found); got != tt.want {
+			t.Errorf("Differs(%+v) = %q; want %q", tt.found, got, tt.want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(classic))
+	f.Add([]byte("[machine]\nmodules = \"all-storage\"\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := Parse("f.toml", text)
+		if err == nil && c.Machine.DeviceTimeout.Duration <= 0 {
+			t.Errorf("Parse(%q) accepted a timeout of %s", text, c.Machine.DeviceTimeout)
+		}
+	})
+}

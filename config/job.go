@@ -1,0 +1,112 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+)
+
+// JobFormat is the version of the job file that this program writes and reads.
+const JobFormat = 1
+
+// Job is what `reimager arm` leaves for the initrd: which image, which disk, where
+// to report. It can only narrow the baked configuration: a machine that does not
+// fit it goes back to its old system.
+type Job struct {
+	Format int       `json:"format"`
+	RunID  string    `json:"run_id"` // random, names this run in log and record
+	Armed  time.Time `json:"armed"`
+	// Image replaces [image] source; Bytes and SHA256 are of the compressed file
+	// as it was when the machine was armed.
+	Image JobImage `json:"image"`
+	// Target is the disk that held the root when the machine was armed.
+	Target DiskIdentity `json:"target"`
+	// OldRoot is the filesystem UUID of the root that armed.
+	OldRoot string `json:"old_root"`
+	// Report is the preallocated file that a failed run overwrites in place.
+	Report JobReport `json:"report"`
+}
+
+// JobImage is the image that was armed.
+type JobImage struct {
+	Source Source `json:"source"`
+	Bytes  int64  `json:"bytes"`
+	SHA256 string `json:"sha256"`
+}
+
+// JobReport is the report file that was preallocated.
+type JobReport struct {
+	Source Source `json:"source"`
+	Bytes  int64  `json:"bytes"`
+}
+
+// DiskIdentity is what a disk is, as opposed to the letter it happens to get.
+// Empty fields are not known and not compared.
+type DiskIdentity struct {
+	Serial string `json:"serial,omitempty"`
+	WWN    string `json:"wwn,omitempty"`
+	Model  string `json:"model,omitempty"`
+	Bytes  int64  `json:"bytes,omitempty"`
+	PTUUID string `json:"ptuuid,omitempty"` // of the partition table
+}
+
+// Differs names the first way in which a found disk is not the expected one, or
+// returns "". The model is for reading only.
+func (want DiskIdentity) Differs(found DiskIdentity) string {
+	for _, f := range []struct{ what, want, found string }{
+		{"serial", want.Serial, found.Serial},
+		{"WWN", want.WWN, found.WWN},
+		{"partition-table id", want.PTUUID, found.PTUUID},
+	} {
+		if f.want != "" && f.want != f.found {
+			return fmt.Sprintf("%s %q, expected %q", f.what, f.found, f.want)
+		}
+	}
+	if want.Bytes != 0 && want.Bytes != found.Bytes {
+		return fmt.Sprintf("size %d bytes, expected %d", found.Bytes, want.Bytes)
+	}
+	return ""
+}
+
+// Encode returns the job as ParseJob reads it.
+func (j *Job) Encode() ([]byte, error) {
+	text, err := json.MarshalIndent(j, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode job: %w", err)
+	}
+	return append(text, '\n'), nil
+}
+
+// ReadJob reads and checks a job file.
+func ReadJob(name string) (*Job, error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("read job: %w", err)
+	}
+	return ParseJob(name, text)
+}
+
+// ParseJob reads and checks a job. name is used in errors.
+func ParseJob(name string, text []byte) (*Job, error) {
+	var j Job
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&j); err != nil {
+		return nil, fmt.Errorf("parse job %s: %w", name, err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, fmt.Errorf("parse job %s: something follows the job", name)
+	}
+	switch {
+	case j.Format != JobFormat:
+		return nil, fmt.Errorf("parse job %s: format %d, expected %d", name, j.Format, JobFormat)
+	case j.RunID == "":
+		return nil, fmt.Errorf("parse job %s: no run_id", name)
+	case j.Image.Source.IsZero():
+		return nil, fmt.Errorf("parse job %s: no image source", name)
+	}
+	return &j, nil
+}

@@ -1,0 +1,85 @@
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// RecordFormat is the version of record.json.
+const RecordFormat = 1
+
+// Record is the machine-readable account of a run. It never holds the contents of
+// files.
+type Record struct {
+	Format   int       `json:"format"`
+	RunID    string    `json:"run_id"`
+	Version  string    `json:"version"` // of this program
+	Started  time.Time `json:"started"`
+	Outcome  string    `json:"outcome"` // "failed", "restored"
+	Stage    string    `json:"stage"`   // the last that was reached
+	Error    string    `json:"error,omitempty"`
+	Hints    []string  `json:"hints,omitempty"`
+	Attempts int       `json:"attempts"` // how often the write was begun
+
+	Machine  Machine    `json:"machine"`
+	Target   Target     `json:"target"`
+	Image    Image      `json:"image"`
+	Stages   []Duration `json:"stages"`
+	Retained any        `json:"retained,omitempty"` // what retain reports per path
+	Warnings []string   `json:"warnings,omitempty"`
+}
+
+// Machine is what the run woke on.
+type Machine struct {
+	Kernel      string  `json:"kernel"`
+	MemoryBytes int64   `json:"memory_bytes"`
+	WakeSeconds float64 `json:"wake_seconds"` // from the first instruction of /init to gather
+	PeakBytes   int64   `json:"peak_bytes"`   // resident memory of worker and supervisor at their highest
+}
+
+// Target is the disk that was written.
+type Target struct {
+	Path       string `json:"path"`
+	Bytes      int64  `json:"bytes"`
+	SectorSize int    `json:"sector_size"`
+	Serial     string `json:"serial,omitempty"`
+	WWN        string `json:"wwn,omitempty"`
+	Model      string `json:"model,omitempty"`
+}
+
+// Image is what was written.
+type Image struct {
+	Source          string `json:"source"`
+	Format          string `json:"format"`
+	CompressedBytes int64  `json:"compressed_bytes"`
+	SHA256          string `json:"sha256"` // of the compressed image
+	Bytes           int64  `json:"bytes"`  // decoded
+	SignedBy        string `json:"signed_by,omitempty"`
+}
+
+// Duration is how long a stage took.
+type Duration struct {
+	Stage   string  `json:"stage"`
+	Seconds float64 `json:"seconds"`
+	Bytes   int64   `json:"bytes,omitempty"` // written or read back
+}
+
+// Fail notes an error and its hints.
+func (r *Record) Fail(err error) {
+	r.Outcome, r.Error, r.Hints = "failed", err.Error(), hints(err)
+}
+
+// Took notes how long a stage took.
+func (r *Record) Took(stage string, d time.Duration, bytes int64) {
+	r.Stages = append(r.Stages, Duration{stage, d.Seconds(), bytes})
+}
+
+// Encode returns the record as indented JSON.
+func (r *Record) Encode() ([]byte, error) {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode record: %w", err)
+	}
+	return append(text, '\n'), nil
+}
