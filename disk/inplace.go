@@ -1,0 +1,113 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Extent is where a piece of a file lies on its block device, in bytes.
+type Extent struct{ Logical, Physical, Bytes int64 }
+
+// From include/uapi/linux/fiemap.h.
+const (
+	fsIocFiemap      = 0xc020660b
+	fiemapSync       = 1
+	extentLast       = 1 << 0
+	extentNotForUs   = 1<<1 | 1<<2 | 1<<3 | 1<<7 | 1<<8 | 1<<9 | 1<<10 | 1<<11 // unknown, delalloc, encoded, encrypted, unaligned, inline, tail, unwritten
+	extentsPerCall   = 128
+	maxExtentsOfFile = 4096
+)
+
+type fiemapExtent struct {
+	logical, physical, length uint64
+	_                         [2]uint64
+	flags                     uint32
+	_                         [3]uint32
+}
+
+type fiemap struct {
+	start, length        uint64
+	flags, mapped, count uint32
+	_                    uint32
+	extents              [extentsPerCall]fiemapExtent
+}
+
+// Extents returns where a file lies. Files whose bytes do not stand on the device
+// as they are (compressed, inline, never written) are an error.
+func Extents(f *os.File) ([]Extent, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	var all []Extent
+	var next uint64
+	for len(all) < maxExtentsOfFile {
+		m := &fiemap{start: next, length: uint64(info.Size()) - next, flags: fiemapSync, count: extentsPerCall}
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsIocFiemap, uintptr(unsafe.Pointer(m)))
+		runtime.KeepAlive(m)
+		if errno != 0 {
+			return nil, fmt.Errorf("find blocks of %s: %w", f.Name(), errno)
+		}
+		for _, e := range m.extents[:m.mapped] {
+			if e.flags&extentNotForUs != 0 {
+				return nil, fmt.Errorf("find blocks of %s: they cannot be overwritten in place (fiemap flags %#x)", f.Name(), e.flags)
+			}
+			all = append(all, Extent{int64(e.logical), int64(e.physical), int64(e.length)})
+			next = e.logical + e.length
+			if e.flags&extentLast != 0 || next >= uint64(info.Size()) {
+				return all, nil
+			}
+		}
+		if m.mapped == 0 {
+			break
+		}
+	}
+	return nil, fmt.Errorf("find blocks of %s: it is not wholly there", f.Name())
+}
+
+// OverwriteExtents replaces the blocks of a file on its unmounted device. ours is
+// asked for each block, before any is written, whether what lies there is that
+// block of the file; if it is not, nothing is written.
+func OverwriteExtents(device string, extents []Extent, blockBytes int, blocks [][]byte, ours func(index int, block []byte) bool) (err error) {
+	f, err := os.OpenFile(device, os.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", device, err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	at := make([]int64, len(blocks))
+	old := make([]byte, blockBytes)
+	for i := range blocks {
+		if at[i], err = locate(extents, int64(i*blockBytes), int64(blockBytes)); err != nil {
+			return fmt.Errorf("overwrite on %s: %w", device, err)
+		}
+		if _, err := f.ReadAt(old, at[i]); err != nil {
+			return fmt.Errorf("read %s: %w", device, err)
+		}
+		if !ours(i, old) {
+			return fmt.Errorf("overwrite on %s: what lies at byte %d is not block %d of the report", device, at[i], i)
+		}
+	}
+	for i, b := range blocks {
+		if _, err := f.WriteAt(b, at[i]); err != nil {
+			return fmt.Errorf("write %s: %w", device, err)
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("flush %s: %w", device, err)
+	}
+	return nil
+}
+
+func locate(extents []Extent, off, n int64) (int64, error) {
+	for _, e := range extents {
+		if off >= e.Logical && off+n <= e.Logical+e.Bytes {
+			return e.Physical + off - e.Logical, nil
+		}
+	}
+	return 0, fmt.Errorf("byte %d of the file lies in no extent", off)
+}
