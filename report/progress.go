@@ -23,9 +23,13 @@ type Progress struct {
 	lastStep int64
 }
 
-// Lines on a serial console come at every tenth of the way, and at the latest
-// after this time, so that silence means trouble.
-const lineEvery = 10 * time.Second
+// Lines on a serial console come at every tenth of the way, but not more often
+// than once in lineEarliest, and at the latest after lineLatest, so that silence
+// means trouble.
+const (
+	lineEarliest = time.Second
+	lineLatest   = 10 * time.Second
+)
 
 // Progress starts counting towards total bytes.
 func (r *Reporter) Progress(what string, total int64) *Progress {
@@ -62,7 +66,8 @@ func (p *Progress) Add(n int64) {
 	if p.total > 0 {
 		step = p.done * 10 / p.total
 	}
-	if (step > p.lastStep && step < 10) || now.Sub(p.lastLine) >= lineEvery {
+	since := now.Sub(p.lastLine)
+	if step > p.lastStep && step < 10 && since >= lineEarliest || since >= lineLatest {
 		p.lastStep, p.lastLine = step, now
 		p.line(now)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -94,9 +95,10 @@ func (d *Drivers) Filesystem(ctx context.Context, kind string) error {
 	return nil
 }
 
-// Summary says in a few words what was loaded.
+// Summary says in a few words what was loaded, and what took its time.
 func (d *Drivers) Summary() string {
 	var loaded, idle int
+	var slow []string
 	for _, r := range d.loader.Results() {
 		switch r.Outcome {
 		case kmod.Loaded:
@@ -104,8 +106,15 @@ func (d *Drivers) Summary() string {
 		case kmod.NoHardware:
 			idle++
 		}
+		if r.Took > 50*time.Millisecond {
+			slow = append(slow, fmt.Sprintf("%s %.2f s", r.Name, r.Took.Seconds()))
+		}
 	}
-	return fmt.Sprintf("%d modules loaded, %d without hardware", loaded, idle)
+	s := fmt.Sprintf("%d modules loaded, %d without hardware", loaded, idle)
+	if len(slow) > 0 {
+		s += "; slow were " + strings.Join(slow, ", ")
+	}
+	return s
 }
 
 // modaliases collects what the devices below a directory of sysfs ask for.

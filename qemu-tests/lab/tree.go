@@ -150,10 +150,7 @@ func (f File) open() (io.ReadCloser, int64, error) {
 func (f File) header(size int64) (*tar.Header, error) {
 	h := &tar.Header{
 		Format: tar.FormatPAX, Name: "./" + f.Path, Mode: unixMode(f.Mode), Uid: f.UID, Gid: f.GID,
-		ModTime: f.ModTime, Size: size,
-	}
-	if f.ModTime.IsZero() {
-		h.ModTime = Epoch()
+		ModTime: f.mtime(), Size: size,
 	}
 	switch {
 	case f.HardLink != "":
@@ -177,6 +174,13 @@ func (f File) header(size int64) (*tar.Header, error) {
 		return nil, fmt.Errorf("mode %v has no content, got %d bytes", f.Mode, size)
 	}
 	return h, nil
+}
+
+func (f File) mtime() time.Time {
+	if f.ModTime.IsZero() {
+		return Epoch()
+	}
+	return f.ModTime
 }
 
 // unixMode is the twelve permission bits of chmod(2).

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -49,21 +48,15 @@ func ReadTree(ctx context.Context, disk string, partition int) (entries []Entry,
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, v.close()) }()
-	dir, err := os.MkdirTemp("", "lab-mount-")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, os.Remove(dir)) }()
 	// noload: a journal that needs replaying was replayed in a copy.
-	options := "ro,noload,loop,offset=" + strconv.FormatInt(v.offset, 10) + ",sizelimit=" + strconv.FormatInt(v.size, 10)
-	if _, err := run(ctx, "mount", "-t", "ext4", "-o", options, v.path, dir); err != nil {
-		return nil, fmt.Errorf("mount partition %d of %s: %w", partition, disk, err)
+	err = loopMount(ctx, "ro,noload", v.path, v.offset, v.size, func(dir string) error {
+		entries, err = readTree(dir)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read partition %d of %s: %w", partition, disk, err)
 	}
-	defer func() {
-		_, umountErr := run(context.WithoutCancel(ctx), "umount", dir)
-		err = errors.Join(err, umountErr)
-	}()
-	return readTree(dir)
+	return entries, nil
 }
 
 func readTree(root string) ([]Entry, error) {

@@ -1,0 +1,61 @@
+# Recipes of reimager; `just --list` explains them. `./dev RECIPE` installs what is missing first.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+version := `git describe --always --dirty 2>/dev/null || echo unknown`
+go_build := "CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=" + version + "'"
+staticcheck := "honnef.co/go/tools/cmd/staticcheck@v0.8.2"
+govulncheck := "golang.org/x/vuln/cmd/govulncheck@v1.9.0"
+
+# show this list
+default:
+    @just --list --unsorted
+
+# build the three programs into build/bin
+build:
+    @mkdir -p build/bin
+    @for program in init imagebuild reimager; do {{go_build}} -o build/bin/$program ./$program; done
+
+# everything that has to hold: linters, unit tests, fuzz corpora, QEMU tests
+test: lint unit qemu
+
+# gofmt, go vet, staticcheck, shellcheck, and govulncheck where its data can be reached
+lint:
+    @test -z "$(gofmt -l . | tee /dev/stderr)" || { echo "run: just fmt" >&2; exit 1; }
+    go vet ./...
+    go run {{staticcheck}} ./...
+    shellcheck dev .ci/run
+    @if curl --silent --fail --max-time 10 --output /dev/null https://vuln.go.dev/index/db.json; \
+        then go run {{govulncheck}} ./...; \
+        else echo "govulncheck: not run, its data at vuln.go.dev cannot be reached from here"; fi
+
+# unit tests, with the committed fuzz corpora
+unit:
+    go test $(go list ./... | grep -v /qemu-tests)
+
+# a machine's whole life in QEMU, with its disks compared from the host
+qemu: build
+    go test -count=1 -timeout 40m ./qemu-tests/...
+
+# fuzz every parser for a while each (just fuzz 5m)
+fuzz time="20s":
+    @for package in $(go list ./...); do \
+        for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz' || true); do \
+            echo "== $package $target"; go test -run '^$' -fuzz "^$target\$" -fuzztime {{time}} "$package"; \
+        done; done
+
+# gofmt everything
+fmt:
+    gofmt -w .
+
+# watch a machine being replaced: `just demo`, or `just demo debian` for real Debian systems
+demo system="kiosk": build
+    go run ./qemu-tests/demo {{system}}
+
+# downtime against the shell script that people start from; alternating runs, median ratio
+bench runs="3": build
+    go run ./qemu-tests/bench -runs {{runs}}
+
+# remove what was built here; the cache of systems and kernels stays
+clean:
+    rm -rf build

@@ -1,0 +1,499 @@
+package bzip2
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"io/fs"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestDecodeOrdinaryFiles(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		data  []byte
+		level int
+	}{
+		{"empty", nil, 9},
+		{"one byte", []byte{7}, 9},
+		{"one zero", []byte{0}, 9},
+		{"prose 1", prose(350_000), 1},
+		{"prose 2", prose(450_000), 2},
+		{"prose 3", prose(650_000), 3},
+		{"disk 4", diskLike(3_000_000), 4},
+		{"disk 5", diskLike(3_000_001), 5},
+		{"disk 6", diskLike(3_000_002), 6},
+		{"noise 7", noise(1_500_000), 7},
+		{"noise 8", noise(1_700_000), 8},
+		{"disk 9", diskLike(9_000_000), 9},
+		{"ab", bytes.Repeat([]byte("ab"), 600_000), 9},
+		{"abc", bytes.Repeat([]byte("abc"), 40_000), 1},
+		{"period of a page", bytes.Repeat(noise(4096), 300), 9},
+		{"runs", runsOf(1200), 1},
+		{"zeros", make([]byte, 10_000_000), 9},
+		{"zeros across blocks", append(append(noise(899_000), make([]byte, 5000)...), noise(899_000)...), 9},
+		{"zeros less than a page", append(append(noise(5), make([]byte, minZeros-1)...), 1), 9},
+		{"zeros of a page", append(append(noise(5), make([]byte, minZeros)...), 1), 9},
+		{"all bytes", bytes.Repeat(ascending(256), 5000), 9},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			checkDecodes(t, compress(t, test.data, test.level), test.data)
+		})
+	}
+}
+
+func ascending(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(i)
+	}
+	return p
+}
+
+func TestDecodeStreams(t *testing.T) {
+	empty := encode(testStream{})
+	a, b := prose(300_000), diskLike(250_000)
+	fileA, fileB := compress(t, a, 1), compress(t, b, 9)
+	for _, test := range []struct {
+		name  string
+		parts [][]byte
+		want  [][]byte
+	}{
+		{"empty stream", [][]byte{empty}, nil},
+		{"empty streams", [][]byte{empty, empty, empty}, nil},
+		{"between others", [][]byte{empty, fileA, empty, empty, fileB, empty}, [][]byte{a, b}},
+		{"levels up", [][]byte{fileA, fileB}, [][]byte{a, b}},
+		{"levels down", [][]byte{fileB, fileA}, [][]byte{b, a}},
+		{"many", repeat(encode(testStream{blocks: []testBlock{{content: []byte("tiny")}}}), 3000), repeat([]byte("tiny"), 3000)},
+		{"many empty", repeat(empty, 400_000), nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			checkDecodes(t, bytes.Join(test.parts, nil), bytes.Join(test.want, nil))
+		})
+	}
+}
+
+func repeat(p []byte, n int) [][]byte {
+	parts := make([][]byte, n)
+	for i := range parts {
+		parts[i] = p
+	}
+	return parts
+}
+
+func TestDecodeOddBlocks(t *testing.T) {
+	short := []byte("she sells sea shells by the sea shore")
+	long := prose(4000)
+	repetitive := bytes.Repeat([]byte("abcdefgh"), 600)
+	alphabet := len(encodeAlphabet(short)) + 2
+	for _, test := range []struct {
+		name   string
+		blocks []testBlock
+	}{
+		{"plain", []testBlock{{content: short}}},
+		{"tiny blocks", tinyBlocks(2000)},
+		{"randomised", []testBlock{{content: repetitive, randomised: true}}},
+		{"randomised, short", []testBlock{{content: short, randomised: true}}},
+		{"randomised among others", []testBlock{{content: long}, {content: repetitive, randomised: true}, {content: long, randomised: true}, {content: short}}},
+		{"run of 4+255", []testBlock{{content: make([]byte, 259), maxRun: 259}}},
+		{"runs of 4+255", []testBlock{{content: bytes.Repeat([]byte("z"), 259*40+3), maxRun: 259}}},
+		{"zeros of 4+255", []testBlock{{content: make([]byte, 259*40+3), maxRun: 259}}},
+		{"runs of four", []testBlock{{content: bytes.Repeat([]byte("z"), 403), maxRun: 4}}},
+		{"zeros of four", []testBlock{{content: make([]byte, 20_003), maxRun: 4}, {content: make([]byte, 3), maxRun: 4}, {content: make([]byte, 1027), maxRun: 4}}},
+		{"selectors beyond need", []testBlock{{content: short, extra: 30}}},
+		{"all selectors", []testBlock{{content: short, extra: 32_766}}},
+		{"six tables", []testBlock{{content: long, tables: sixTables(long)}}},
+		{"long codes", []testBlock{{content: short, tables: [][]uint8{flatCode(alphabet, 20), flatCode(alphabet, 17)}}}},
+		{"under-subscribed", []testBlock{{content: short, tables: [][]uint8{flatCode(alphabet, 6), flatCode(alphabet, 9)}}}},
+		{"over-subscribed and unused", []testBlock{{content: short, tables: [][]uint8{completeCode(alphabet), flatCode(alphabet, 1)}, selectors: []uint8{0, 0, 0}}}},
+		{"bytes in use that do not occur", []testBlock{{content: []byte("aaa"), inUse: ascending(256)}}},
+		{"each byte once", []testBlock{{content: ascending(256)}}},
+		{"descending", []testBlock{{content: descending(256)}}},
+		{"lengths of a walk", manyLengths()},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var want []byte
+			for _, b := range test.blocks {
+				want = append(want, b.content...)
+			}
+			checkDecodes(t, encode(testStream{blocks: test.blocks}), want)
+		})
+	}
+}
+
+func encodeAlphabet(p []byte) map[byte]bool {
+	seen := make(map[byte]bool)
+	for _, b := range p {
+		seen[b] = true
+	}
+	return seen
+}
+
+func tinyBlocks(n int) []testBlock {
+	blocks := make([]testBlock, n)
+	for i := range blocks {
+		blocks[i].content = []byte{byte(i), byte(i >> 8)}
+	}
+	return blocks
+}
+
+func sixTables(p []byte) [][]uint8 {
+	n := len(encodeAlphabet(p)) + 2
+	tables := [][]uint8{completeCode(n)}
+	for l := uint8(6); l < 11; l++ {
+		tables = append(tables, flatCode(n, l))
+	}
+	return tables
+}
+
+func descending(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(n - 1 - i)
+	}
+	return p
+}
+
+// manyLengths returns blocks of every length around the number of segments
+// that the inverse transform is cut into.
+func manyLengths() []testBlock {
+	var blocks []testBlock
+	for _, n := range []int{1, 2, 3, 31, 32, 33, 63, 64, 65, marks - 1, marks, marks + 1, 2*marks - 1, 2 * marks, 2*marks + 1} {
+		blocks = append(blocks, testBlock{content: prose(n)}, testBlock{content: noise(n)})
+	}
+	return blocks
+}
+
+func TestMagicInsideABlock(t *testing.T) {
+	// With a flat code of 8 bits nearly any bytes can be written as symbols:
+	// here whole blocks, and marks by the thousand.
+	inner := encode(testStream{blocks: []testBlock{{content: []byte("decoy")}, {content: prose(700)}}})
+	magic := []byte{0x31, 0x41, 0x59, 0x26, 0x53, 0x59}
+	for _, test := range []struct {
+		name  string
+		decoy []byte
+	}{
+		{"marks", bytes.Repeat(magic, 8000)},
+		{"blocks", bytes.Repeat(inner[headerSize:], 60)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			block := disguise(test.decoy)
+			file := encode(testStream{blocks: []testBlock{{content: prose(500)}, block, {content: noise(500)}, block}})
+			if n := bytes.Count(file, test.decoy[:6]); n == 0 {
+				t.Log("the decoys are not at byte boundaries")
+			}
+			want, err := dsnetDecode(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkDecodes(t, file, want)
+		})
+	}
+}
+
+// disguise makes a block whose codes spell p, leaving out bytes that would be
+// the end of the block or a run.
+func disguise(p []byte) testBlock {
+	const used = 254
+	b := testBlock{inUse: ascending(used)}
+	lengths := flatCode(used+2, 8) // complete: symbol s is the byte s
+	b.tables = [][]uint8{lengths, lengths}
+	for _, c := range p {
+		if c == used+1 {
+			c--
+		}
+		b.symbols = append(b.symbols, uint16(c))
+	}
+	b.symbols = append(b.symbols, used+1)
+	// The content is what comes out; take it from the decoder's own parts, as
+	// the whole is compared with dsnet's.
+	var m moveToFront
+	m.reset(b.inUse)
+	var list []uint64
+	move, digit := uint64(0), 0
+	for _, s := range b.symbols[:len(b.symbols)-1] {
+		op := operation(int(s))
+		if op&digitFlag == 0 {
+			list = append(list, move)
+			move, digit = uint64(op&moveMask), 0
+			continue
+		}
+		move += uint64(op&moveMask) << digit
+		digit++
+	}
+	list = append(list, move)
+	if err := m.apply(list); err != nil {
+		panic(err)
+	}
+	m.finish()
+	var inverse inverseBWT
+	origin := uint32(0)
+	b.origin = &origin
+	text := inverse.decode(m.column, m.n, origin)
+	b.content = expandAll(text)
+	b.text = text
+	return b
+}
+
+// expandAll undoes the first run-length coding of a text.
+func expandAll(text []byte) []byte {
+	var content []byte
+	x := expander{
+		take: func() (*batch, error) { return new(batch), nil },
+		emit: func(b *batch) error {
+			at := int64(0)
+			for _, s := range b.spans {
+				if s.zeros {
+					content = append(content, make([]byte, s.n)...)
+					continue
+				}
+				content = append(content, b.data[at:at+s.n]...)
+				at += s.n
+			}
+			return nil
+		},
+	}
+	if _, err := x.expand(text); err != nil {
+		panic(err)
+	}
+	return content
+}
+
+// TestGigabyteOfZeros decodes a file of 1 GiB of zeros: if they were
+// materialised, chunk by chunk, this would show.
+func TestGigabyteOfZeros(t *testing.T) {
+	const streams, size = 16, 64 << 20
+	file := bytes.Repeat(compressZeros(t, size), streams)
+	r := NewReader(bytes.NewReader(file), Options{Workers: 2})
+	defer r.Close()
+	var total int64
+	for {
+		c, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Zeros == 0 {
+			t.Fatalf("%d bytes of data at %d; want only zeros", len(c.Data), total)
+		}
+		total += c.Zeros
+	}
+	if total != streams*size {
+		t.Errorf("%d zeros; want %d", total, streams*size)
+	}
+}
+
+// compressZeros returns n zeros as bzip2 writes them.
+func compressZeros(t *testing.T, n int64) []byte {
+	t.Helper()
+	if _, err := exec.LookPath("bzip2"); err != nil {
+		return compress(t, make([]byte, n), 9)
+	}
+	cmd := exec.Command("bzip2", "-c", "-9")
+	cmd.Stdin = io.LimitReader(zeroReader{}, n)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+type zeroReader struct{}
+
+func (zeroReader) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+func TestReadAndWriteTo(t *testing.T) {
+	data := diskLike(2_500_000)
+	file := compress(t, data, 9)
+	t.Run("iotest", func(t *testing.T) {
+		small := diskLike(60_000)
+		r := NewReader(bytes.NewReader(compress(t, small, 9)), Options{Workers: 2})
+		defer r.Close()
+		if err := iotest.TestReader(r, small); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("WriteTo", func(t *testing.T) {
+		r := NewReader(bytes.NewReader(file), Options{Workers: 2})
+		defer r.Close()
+		sum := sha256.New()
+		n, err := r.WriteTo(sum)
+		if n != int64(len(data)) || err != nil {
+			t.Fatalf("WriteTo = %d, %v; want %d, nil", n, err, len(data))
+		}
+		want := sha256.Sum256(data)
+		if diff := cmp.Diff(want[:], sum.Sum(nil)); diff != "" {
+			t.Errorf("digest (-want +got):\n%s", diff)
+		}
+	})
+	t.Run("mixed", func(t *testing.T) {
+		r := NewReader(bytes.NewReader(file), Options{Workers: 3})
+		defer r.Close()
+		var got bytes.Buffer
+		for i := 0; ; i++ {
+			if i%3 > 0 {
+				p := make([]byte, 1+i*37%9000)
+				n, err := r.Read(p)
+				got.Write(p[:n])
+				if err == io.EOF {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			c, err := r.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got.Write(c.Data)
+			got.Write(make([]byte, c.Zeros))
+		}
+		if !bytes.Equal(got.Bytes(), data) {
+			t.Error(difference(got.Bytes(), data))
+		}
+	})
+	t.Run("short write", func(t *testing.T) {
+		r := NewReader(bytes.NewReader(file), Options{Workers: 2})
+		defer r.Close()
+		if _, err := r.WriteTo(iotest.TruncateWriter(io.Discard, 0)); err != nil {
+			t.Fatalf("WriteTo a writer that pretends: %v", err)
+		}
+		r2 := NewReader(bytes.NewReader(file), Options{Workers: 2})
+		defer r2.Close()
+		if _, err := r2.WriteTo(shortWriter{}); err != io.ErrShortWrite {
+			t.Errorf("WriteTo a short writer = %v; want io.ErrShortWrite", err)
+		}
+	})
+}
+
+type shortWriter struct{}
+
+func (shortWriter) Write(p []byte) (int, error) { return len(p) - 1, nil }
+
+func TestSources(t *testing.T) {
+	data := diskLike(400_000)
+	file := compress(t, data, 1)
+	broken := errors.New("cable pulled")
+	for _, test := range []struct {
+		name string
+		src  io.Reader
+		want error
+	}{
+		{"one byte", iotest.OneByteReader(bytes.NewReader(file)), io.EOF},
+		{"half", iotest.HalfReader(bytes.NewReader(file)), io.EOF},
+		{"data and error", iotest.DataErrReader(bytes.NewReader(file)), io.EOF},
+		{"timeout", iotest.TimeoutReader(iotest.OneByteReader(bytes.NewReader(file))), iotest.ErrTimeout},
+		{"error at once", iotest.ErrReader(broken), broken},
+		{"error later", io.MultiReader(bytes.NewReader(file[:len(file)/2]), iotest.ErrReader(broken)), broken},
+		{"error at the end", io.MultiReader(bytes.NewReader(file), iotest.ErrReader(broken)), broken},
+		{"unexpected end", io.MultiReader(bytes.NewReader(file[:len(file)/2]), iotest.ErrReader(io.ErrUnexpectedEOF)), io.ErrUnexpectedEOF},
+		{"stalled", io.MultiReader(bytes.NewReader(file[:100]), stalledReader{}), io.ErrNoProgress},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := decode(t, test.src, 2)
+			if !errors.Is(err, test.want) {
+				t.Fatalf("error %v; want %v", err, test.want)
+			}
+			if kind, _ := kindOf(err); kind != 0 {
+				t.Errorf("error %v is a verdict on the file", err)
+			}
+			if !bytes.HasPrefix(data, got) || test.want == io.EOF && len(got) != len(data) {
+				t.Error(difference(got, data))
+			}
+		})
+	}
+}
+
+type stalledReader struct{}
+
+func (stalledReader) Read([]byte) (int, error) { return 0, nil }
+
+func TestClose(t *testing.T) {
+	before := runtime.NumGoroutine()
+	file := compress(t, diskLike(6_000_000), 1)
+	t.Run("unused", func(t *testing.T) {
+		r := NewReader(bytes.NewReader(file), Options{})
+		r.Close()
+		r.Close()
+		if _, err := r.Next(); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("Next after Close = %v; want fs.ErrClosed", err)
+		}
+	})
+	t.Run("midway", func(t *testing.T) {
+		for chunks := range 40 {
+			r := NewReader(bytes.NewReader(file), Options{Workers: 3})
+			for range chunks {
+				if _, err := r.Next(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.Close()
+			if _, err := r.Read(make([]byte, 1)); !errors.Is(err, fs.ErrClosed) {
+				t.Errorf("Read after Close = %v; want fs.ErrClosed", err)
+			}
+		}
+	})
+	t.Run("concurrently", func(t *testing.T) {
+		for i := range 30 {
+			r := NewReader(bytes.NewReader(file), Options{Workers: 2})
+			closed := make(chan error)
+			go func() {
+				for range i * 100 {
+					runtime.Gosched()
+				}
+				closed <- r.Close()
+			}()
+			if _, err := r.WriteTo(io.Discard); err != nil && !errors.Is(err, fs.ErrClosed) {
+				t.Errorf("WriteTo while being closed = %v; want nil or fs.ErrClosed", err)
+			}
+			<-closed
+		}
+	})
+	t.Run("waiting for the source", func(t *testing.T) {
+		src, feed := io.Pipe()
+		r := NewReader(src, Options{Workers: 2})
+		result := make(chan error)
+		go func() {
+			_, err := r.Next()
+			result <- err
+		}()
+		if _, err := feed.Write(file[:10]); err != nil {
+			t.Fatal(err)
+		}
+		closed := make(chan error)
+		go func() { closed <- r.Close() }()
+		if err := <-result; !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("Next = %v; want fs.ErrClosed", err)
+		}
+		feed.Close() // Close waits for the source's Read
+		<-closed
+	})
+	// Goroutines end a moment after what they signalled.
+	for range 1000 {
+		if runtime.NumGoroutine() <= before {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	stacks := make([]byte, 1<<16)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	t.Errorf("%d goroutines; want %d:\n%s", runtime.NumGoroutine(), before, strings.TrimSpace(string(stacks)))
+}

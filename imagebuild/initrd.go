@@ -1,0 +1,240 @@
+package main
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+
+	"reimager/config"
+	"reimager/disk"
+	"reimager/image"
+	"reimager/initramfs"
+	"reimager/kmod"
+	"reimager/report"
+	"reimager/retain"
+)
+
+// initrdOptions are the options of imagebuild initrd.
+type initrdOptions struct {
+	config, list, modules, init, output string
+	compress                            string
+	keys, includes                      []string
+}
+
+func initrdCommand() *cobra.Command {
+	var o initrdOptions
+	c := &cobra.Command{
+		Use:   "initrd --config FILE --retain FILE --modules DIR -o FILE",
+		Short: "Bake an initrd",
+		Long: `Bakes the initrd that replaces a machine's operating system: the static /init,
+its configuration, the retention list, the trusted keys, and the kernel modules
+that the configuration asks for with all that they depend on. Modules are
+resolved here, so that a missing one is found here, and stored decompressed.
+
+The same input gives the same bytes. The output appears whole or not at all.`,
+		Example: `  imagebuild initrd --config reimager.toml --retain retentionlist.txt \
+      --modules /lib/modules/6.1.0-42-amd64 --key fleet.pub -o reimager.initrd
+
+  # a diagnosis shell, for [console] diagnosis
+  imagebuild initrd … --include /bin/busybox:/bin/sh -o reimager.initrd`,
+		RunE: func(c *cobra.Command, _ []string) error { return bakeInitrd(o, c.OutOrStdout()) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.config, "config", "", "the configuration, reimager.toml")
+	f.StringVar(&o.list, "retain", "", "the retention list: one path or glob per line")
+	f.StringVar(&o.modules, "modules", "", "module tree of the kernel that will boot the initrd, /lib/modules/VERSION")
+	f.StringArrayVar(&o.keys, "key", nil, "a minisign public key file whose images are trusted; may be given several times")
+	f.StringArrayVar(&o.includes, "include", nil, "HOSTPATH[:PATH]: a file or folder of this host, a program with its libraries; may be given several times")
+	f.StringVar(&o.init, "init", "", "the static /init (default: init beside imagebuild)")
+	f.StringVar(&o.compress, "compress", string(initramfs.Gzip), "gzip, or zstd for kernels from 5.9 on")
+	f.StringVarP(&o.output, "output", "o", "", "where to write the initrd")
+	for _, name := range []string{"config", "retain", "modules", "output"} {
+		if err := c.MarkFlagRequired(name); err != nil {
+			panic(err) // a flag that was defined three lines above
+		}
+	}
+	return c
+}
+
+func bakeInitrd(o initrdOptions, out io.Writer) error {
+	a := initramfs.New()
+	c, err := bakeConfig(a, o)
+	if err != nil {
+		return err
+	}
+	if err := bakeInit(a, o.init); err != nil {
+		return err
+	}
+	if err := bakeModules(a, c.Machine.Modules, o.modules, out); err != nil {
+		return err
+	}
+	for _, spec := range o.includes {
+		if err := include(a, spec); err != nil {
+			return err
+		}
+	}
+	if _, err := a.Content(c.Console.Shell); len(c.Console.Diagnosis) > 0 && err != nil {
+		return report.Hint(fmt.Errorf("check console.diagnosis: the shell %s is not in the initrd", c.Console.Shell), "add it, for example with --include /bin/busybox:%s", c.Console.Shell)
+	}
+	size, err := writeAtomically(a, o.output, initramfs.Compression(o.compress))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s: %s\n", o.output, disk.Size(size))
+	return nil
+}
+
+// writeAtomically writes an initrd so that its name never means half of one.
+func writeAtomically(a *initramfs.Archive, name string, c initramfs.Compression) (size int64, err error) {
+	f, err := renameio.NewPendingFile(name, renameio.WithPermissions(0o644))
+	if err != nil {
+		return 0, fmt.Errorf("write initrd: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Cleanup()) }()
+	if err := a.Write(f, c); err != nil {
+		return 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
+		return 0, fmt.Errorf("write initrd: %w", err)
+	}
+	return info.Size(), nil
+}
+
+// bakeConfig adds configuration, list and keys, each checked as init will check it.
+func bakeConfig(a *initramfs.Archive, o initrdOptions) (*config.Config, error) {
+	c, err := config.ReadFile(o.config)
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(o.config)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.File(initramfs.ConfigFile, text, 0o600); err != nil {
+		return nil, err
+	}
+	list, err := os.ReadFile(o.list)
+	if err != nil {
+		return nil, fmt.Errorf("read retention list: %w", err)
+	}
+	if _, err := retain.ParseList(o.list, bytes.NewReader(list)); err != nil {
+		return nil, err
+	}
+	if err := a.File(initramfs.RetentionList, list, 0o600); err != nil {
+		return nil, err
+	}
+	for _, name := range o.keys {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("read key: %w", err)
+		}
+		if _, err := image.ParseKey(name, text); err != nil {
+			return nil, err
+		}
+		if err := a.File(path.Join(initramfs.KeyDir, filepath.Base(name)), text, 0o644); err != nil {
+			return nil, err
+		}
+	}
+	if c.Trust.Signature == "require" && len(o.keys) == 0 {
+		return nil, report.Hint(fmt.Errorf(`%s: trust.signature = "require", but no key is given`, o.config),
+			`give the public key with --key, or allow unsigned images with signature = "if-present"`)
+	}
+	return c, nil
+}
+
+// bakeInit adds /init and refuses one that needs a dynamic linker, which no
+// initrd of ours has.
+func bakeInit(a *initramfs.Archive, name string) error {
+	if name == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("find init: %w", err)
+		}
+		name = filepath.Join(filepath.Dir(self), "init")
+	}
+	binary, err := os.ReadFile(name)
+	if err != nil {
+		return report.Hint(fmt.Errorf("read init: %w", err), "build it with `just build`, or name it with --init")
+	}
+	f, err := elf.NewFile(bytes.NewReader(binary))
+	if err != nil {
+		return fmt.Errorf("read init %s: %w", name, err)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return report.Hint(fmt.Errorf("read init %s: it is dynamically linked", name), "build it with CGO_ENABLED=0")
+		}
+	}
+	return a.File(initramfs.Init, binary, 0o755)
+}
+
+// wants turns the configuration's modules into what kmod resolves.
+func wants(m config.Modules) []kmod.Want {
+	switch m.Set {
+	case "classic":
+		return kmod.Classic()
+	case "all-storage":
+		return kmod.AllStorage()
+	}
+	var all []kmod.Want
+	for _, name := range m.Names {
+		all = append(all, kmod.Want{Name: name})
+	}
+	return all
+}
+
+func bakeModules(a *initramfs.Archive, m config.Modules, dir string, out io.Writer) error {
+	tree, err := kmod.OpenTree(dir)
+	if err != nil {
+		return err
+	}
+	selection, err := tree.Resolve(wants(m))
+	if err != nil {
+		return err
+	}
+	for _, mod := range selection.Modules {
+		content, err := tree.Read(mod)
+		if err != nil {
+			return err
+		}
+		if err := a.File(path.Join(initramfs.ModuleDir, mod.File()), content, 0o644); err != nil {
+			return err
+		}
+	}
+	var index bytes.Buffer
+	if err := selection.Index().Encode(&index); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "kernel %s: %d modules\n", selection.Version, len(selection.Modules))
+	byState := map[kmod.State][]string{}
+	for _, w := range selection.Wanted {
+		if w.State != kmod.Included {
+			byState[w.State] = append(byState[w.State], w.Name)
+		}
+	}
+	for _, state := range []kmod.State{kmod.BuiltInto, kmod.Missing} {
+		if names := byState[state]; len(names) > 0 {
+			sort.Strings(names)
+			note := ""
+			if state == kmod.Missing {
+				note = " (optional)"
+			}
+			fmt.Fprintf(out, "%s%s: %s\n", state, note, strings.Join(names, " "))
+		}
+	}
+	return a.File(initramfs.ModuleIndex, index.Bytes(), 0o644)
+}

@@ -1,0 +1,35 @@
+// Command imagebuild runs on the build host: it bakes the initrd that replaces a
+// machine's operating system, and shows what is in one.
+package main
+
+import (
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"reimager/cli"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use:   "imagebuild",
+		Short: "Build the initrd that replaces a machine's operating system",
+		Long: `imagebuild runs on the build host. It bakes reimager's /init together with its
+configuration, the list of files that a machine keeps, the trusted keys and the
+kernel modules that reach its disk into one initrd.
+
+Exit status: 0 done, 1 failed, 2 wrong usage.`,
+		Version: version,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return cli.Usagef("no command given; see imagebuild --help")
+		},
+	}
+	root.AddCommand(initrdCommand(), inspectCommand())
+	return cli.Execute(root, args, stdout, stderr)
+}

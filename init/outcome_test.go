@@ -1,0 +1,54 @@
+package main
+
+import (
+	"testing"
+
+	"reimager/config"
+)
+
+func TestDecide(t *testing.T) {
+	usual := config.Default().Failure
+	careful := config.Failure{BeforeWrite: "hold", AfterWrite: "hold"}
+	failed := &Failure{Error: "x"}
+	for _, tt := range []struct {
+		name   string
+		config config.Failure
+		ending Ending
+		want   Action
+	}{
+		{"failed while waking", usual, Ending{Phase: PhaseWake, Failure: failed}, GoBack},
+		{"failed in gather", usual, Ending{Phase: PhaseGather, Failure: failed}, GoBack},
+		{"crashed in gather", usual, Ending{Phase: PhaseGather, Crash: "signal 11"}, GoBack},
+		{"ended in gather without a word", usual, Ending{Phase: PhaseGather}, GoBack},
+		{"failed in gather, hold", careful, Ending{Phase: PhaseGather, Failure: failed}, Hold},
+		{"failed in write", usual, Ending{Phase: PhaseCastOff, Failure: failed, Attempts: 1}, TryAgain},
+		{"crashed in write", usual, Ending{Phase: PhaseCastOff, Crash: "signal 9", Attempts: 2}, TryAgain},
+		{"failed in the last write", usual, Ending{Phase: PhaseCastOff, Failure: failed, Attempts: maxAttempts}, Hold},
+		{"failed in write, hold", careful, Ending{Phase: PhaseCastOff, Failure: failed, Attempts: 1}, Hold},
+		{"ended in write without a word", usual, Ending{Phase: PhaseCastOff, Attempts: 1}, TryAgain},
+		{"landed", usual, Ending{Phase: PhaseLanded, Attempts: 1}, GoOn},
+		{"crashed after landing", usual, Ending{Phase: PhaseLanded, Crash: "signal 11", Attempts: 1}, GoOn},
+		{"failed after landing, hold", careful, Ending{Phase: PhaseLanded, Failure: failed, Attempts: 3}, GoOn},
+	} {
+		if got := decide(tt.config, tt.ending); got != tt.want {
+			t.Errorf("%s: decide = %s; want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+// No ending after casting off may lead back to a system that is gone.
+func TestNeverBackAfterCastOff(t *testing.T) {
+	for _, before := range []config.Choice{"reboot", "hold"} {
+		for _, after := range []config.Choice{"retry", "hold"} {
+			for attempts := range maxAttempts + 2 {
+				for _, crash := range []string{"", "signal 9"} {
+					e := Ending{Phase: PhaseCastOff, Crash: crash, Attempts: attempts}
+					got := decide(config.Failure{BeforeWrite: before, AfterWrite: after}, e)
+					if got != TryAgain && got != Hold {
+						t.Errorf("decide(%s, %s, %+v) = %s; want to write again or to hold", before, after, e, got)
+					}
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,298 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"reimager/boot"
+	"reimager/config"
+	"reimager/initramfs"
+	"reimager/report"
+	"reimager/wake"
+)
+
+const logFile = wake.RunDir + "/log"
+
+// supervisor is PID 1. It must not end: the kernel panics when it does.
+type supervisor struct {
+	report  *report.Reporter
+	log     *os.File
+	started string // CLOCK_BOOTTIME of our first instruction, in nanoseconds
+	config  config.Config
+	shells  map[int]shell // by pid
+
+	mu     sync.Mutex // held while a worker starts, so that its end cannot be missed
+	worker int        // pid
+	ended  chan unix.WaitStatus
+}
+
+// shell is a diagnosis shell.
+type shell struct {
+	tty   string
+	since time.Time
+}
+
+// supervise never returns.
+func supervise() {
+	started := strconv.FormatInt(sinceBoot().Nanoseconds(), 10)
+	// Signals are taken and dropped: a default action would end PID 1. They are not
+	// ignored, since children would inherit that.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals)
+	go func() {
+		for range signals {
+		}
+	}()
+
+	problems := []error{wake.Mount(), wake.QuietConsole(), wake.CtrlAltDelOff()}
+	s := &supervisor{started: started, config: config.Default(), ended: make(chan unix.WaitStatus, 1), shells: map[int]shell{}}
+	s.openReport()
+	s.report.Printf("reimager %s", version)
+	for _, p := range problems {
+		if p != nil {
+			s.report.Printf("warning: %v", p) // the worker will find out what it cannot do without
+		}
+	}
+	if c, err := config.ReadFile(initramfs.ConfigFile); err == nil {
+		s.config = *c
+	} // a broken one is the worker's failure to tell
+	for _, tty := range s.config.Console.Diagnosis {
+		s.startShell(tty, true)
+	}
+	go s.reap()
+	s.run()
+}
+
+func (s *supervisor) openReport() {
+	kmsg, _ := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0) // without it there is one place less to look
+	log, err := report.OpenLog(logFile)
+	if err != nil {
+		s.report = report.New(os.Stderr, kmsg, bootTime())
+		return
+	}
+	s.log = log
+	s.report = newReporter(log, kmsg)
+}
+
+// newReporter speaks to a log, the kernel log and every console.
+func newReporter(log io.Writer, kmsg *os.File) *report.Reporter {
+	var k io.Writer
+	if kmsg != nil {
+		k = kmsg
+	}
+	r := report.New(log, k, bootTime())
+	consoles, err := wake.Consoles()
+	if err != nil {
+		r.Detail("%v", err)
+	}
+	for _, c := range consoles {
+		f, err := c.Open()
+		switch {
+		case err != nil:
+			r.Detail("open console %s: %v", c.Name, err)
+		case c.Screen:
+			r.AddScreen(f)
+		default:
+			r.AddSerial(f)
+		}
+	}
+	return r
+}
+
+// sinceBoot is the time since the kernel started.
+func sinceBoot() time.Duration {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
+}
+
+// bootTime is when the kernel started, so that our times are those of dmesg.
+func bootTime() time.Time { return time.Now().Add(-sinceBoot()) }
+
+// run starts workers until the machine goes back, goes on or holds.
+func (s *supervisor) run() {
+	e := Ending{Phase: PhaseWake, Attempts: 1}
+	job := jobGather
+	for {
+		e.Failure, e.Crash = nil, ""
+		s.runWorker(job, &e)
+		action := decide(s.config.Failure, e)
+		s.tell(e, action)
+		switch action {
+		case GoBack:
+			s.runWorker(jobUndo, &Ending{Phase: e.Phase, Attempts: e.Attempts})
+			s.reboot()
+		case TryAgain:
+			e.Attempts++
+			job = jobResume
+		case GoOn:
+			s.reboot()
+		case Hold:
+			if e.Phase != PhaseCastOff {
+				s.runWorker(jobUndo, &Ending{Phase: e.Phase, Attempts: e.Attempts})
+			}
+			s.hold(e)
+		}
+	}
+}
+
+// undoTime bounds the way back: a machine that hangs while it reports is worse
+// than one without a report.
+const undoTime = 60 * time.Second
+
+// runWorker runs a worker to its end and fills in how it ended.
+func (s *supervisor) runWorker(job string, e *Ending) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		e.Crash = fmt.Sprintf("make a pipe: %v", err)
+		return
+	}
+	defer r.Close()
+	pid, err := s.startWorker(job, e.Attempts, w)
+	if err := errors.Join(err, w.Close()); err != nil {
+		e.Crash = fmt.Sprintf("start a worker: %v", err)
+		return
+	}
+	if job == jobUndo {
+		defer time.AfterFunc(undoTime, func() { unix.Kill(pid, unix.SIGKILL) }).Stop()
+	}
+	hear(r, e)
+	status := <-s.ended
+	switch {
+	case status.Signaled():
+		e.Crash = fmt.Sprintf("the worker died of signal %d (%s)", status.Signal(), status.Signal())
+	case status.ExitStatus() != 0 && e.Failure == nil:
+		e.Crash = fmt.Sprintf("the worker ended with status %d", status.ExitStatus())
+	}
+}
+
+func (s *supervisor) startWorker(job string, attempt int, pipe *os.File) (pid int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, err := os.StartProcess("/proc/self/exe", []string{workerName, job, strconv.Itoa(attempt)}, &os.ProcAttr{
+		Files: []*os.File{nil, s.log, s.log, pipe}, // the log takes the trace of a panic
+		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", startVariable + "=" + s.started},
+	})
+	if err != nil {
+		return 0, err
+	}
+	s.worker = p.Pid
+	return p.Pid, nil
+}
+
+// tell says how a worker ended and what the machine does about it.
+func (s *supervisor) tell(e Ending, a Action) {
+	if e.Crash != "" {
+		s.report.Printf("FAILED   %s", e.Crash)
+		for _, line := range trace(logFile, 12) {
+			s.report.Printf("         %s", line)
+		}
+	}
+	if e.Failure != nil {
+		s.report.Printf("FAILED   %s: %s", e.Failure.Stage, e.Failure.Error)
+		for _, h := range e.Failure.Hints {
+			s.report.Printf("hint: %s", h)
+		}
+	}
+	s.report.Stage("outcome %s (after %s, attempt %d)", a, e.Phase, e.Attempts)
+}
+
+// trace returns the beginning of the last Go trace in a log.
+func trace(path string, n int) []string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		if strings.HasPrefix(lines[i], "panic:") || strings.HasPrefix(lines[i], "fatal error:") {
+			return lines[i:min(len(lines), i+n)]
+		}
+	}
+	return nil
+}
+
+// reap collects every child, our own and those that lost their parent.
+func (s *supervisor) reap() {
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil { // ECHILD: there is none at the moment
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
+		s.mu.Lock()
+		mine := pid == s.worker
+		s.mu.Unlock()
+		if mine {
+			s.ended <- status
+		}
+		if sh, ok := s.shells[pid]; ok {
+			delete(s.shells, pid)
+			s.startShell(sh.tty, time.Since(sh.since) > time.Second)
+		}
+	}
+}
+
+// startShell opens a diagnosis shell on a terminal; again, when somebody left it,
+// but not when it ended at once.
+func (s *supervisor) startShell(tty string, again bool) {
+	if !again {
+		s.report.Printf("warning: the diagnosis shell on %s ended at once", tty)
+		return
+	}
+	f, err := os.OpenFile("/dev/"+tty, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		s.report.Printf("warning: open diagnosis shell: %v", err)
+		return
+	}
+	defer f.Close()
+	p, err := os.StartProcess(s.config.Console.Shell, []string{"-sh"}, &os.ProcAttr{
+		Dir: "/", Files: []*os.File{f, f, f},
+		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "TERM=linux"},
+		Sys: &unix.SysProcAttr{Setsid: true, Setctty: true},
+	})
+	if err != nil {
+		s.report.Printf("warning: start diagnosis shell on %s: %v", tty, err)
+		return
+	}
+	s.shells[p.Pid] = shell{tty, time.Now()}
+	s.report.Printf("console  a diagnosis shell is on %s", tty)
+}
+
+// reboot leaves this system for the one on the disk.
+func (s *supervisor) reboot() {
+	s.report.Printf("reboot")
+	s.report.Flush()
+	err := boot.Reboot()
+	for {
+		s.report.Printf("reboot: %v", err)
+		s.report.Printf("Switch the machine off and on again.")
+		time.Sleep(time.Hour)
+	}
+}
+
+// hold keeps the machine, its memory and its message.
+func (s *supervisor) hold(e Ending) {
+	for {
+		for _, line := range holdText(e) {
+			s.report.Printf("%s", line)
+		}
+		// Once an hour, for a console that somebody attaches later.
+		time.Sleep(time.Hour)
+	}
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"reimager/report"
+	"reimager/stages"
+	"reimager/wake"
+)
+
+// recordFile is where a worker that failed leaves its record for the one that undoes.
+const recordFile = wake.RunDir + "/record.json"
+
+func saveRecord(r *report.Record) error {
+	text, err := r.Encode()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(recordFile, text, 0o600)
+}
+
+// undo leaves the old system as it was found, with a report in the file that
+// `reimager arm` made for it.
+func undo(r *stages.Run) error {
+	ctx := context.Background()
+	r.Record.Outcome, r.Record.Error = "failed", "the worker died; its last words are in the log"
+	if text, err := os.ReadFile(recordFile); err == nil {
+		if err := json.Unmarshal(text, r.Record); err != nil {
+			return fmt.Errorf("read record: %w", err)
+		}
+	}
+	unmounted := wake.UnmountBelow(wake.RunDir)
+	failed := *r.Record // wakeUp and LoadJob write into the record
+	if err := wakeUp(ctx, r); err != nil {
+		return errors.Join(unmounted, err)
+	}
+	err := r.LoadJob(ctx)
+	failed.RunID = r.Record.RunID
+	*r.Record = failed
+	if err != nil || r.Job == nil {
+		return errors.Join(unmounted, err)
+	}
+	return errors.Join(unmounted, r.ReportBack(ctx))
+}

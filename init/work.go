@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"reimager/initramfs"
+	"reimager/report"
+	"reimager/stages"
+	"reimager/wake"
+)
+
+// softMemoryLimit keeps the garbage collector within the memory that gather has
+// reserved for the run, in bytes.
+const softMemoryLimit = 96 << 20
+
+// work is a worker from its first line to its last. Its exit status is 0 only if
+// it did all of its job.
+func work(job, attempt string) int {
+	debug.SetMemoryLimit(softMemoryLimit)
+	pipe := os.NewFile(messagePipe, "PID 1")
+	unix.CloseOnExec(messagePipe)
+	// If memory runs out it must be the worker that dies, not a shell.
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0)
+
+	r, err := newRun(pipe, attempt)
+	if err == nil {
+		switch job {
+		case jobGather:
+			err = reimage(r, pipe)
+		case jobResume:
+			err = resume(r, pipe)
+		case jobUndo:
+			err = undo(r)
+		default:
+			err = fmt.Errorf("job %q is not known", job)
+		}
+	}
+	r.Report.Flush()
+	if err == nil {
+		return 0
+	}
+	r.Record.Fail(err)
+	if e := saveRecord(r.Record); e != nil {
+		r.Report.Printf("warning: %v", e)
+	}
+	if e := say(pipe, message{Failed: &Failure{r.Record.Error, r.Record.Hints, r.Record.Stage}}); e != nil {
+		r.Report.Printf("FAILED   %s", report.Explain(err))
+	}
+	return 1
+}
+
+// reimage is the whole run.
+func reimage(r *stages.Run, pipe *os.File) error {
+	ctx := context.Background()
+	if err := wakeUp(ctx, r); err != nil {
+		return err
+	}
+	if err := say(pipe, message{Phase: PhaseGather}); err != nil {
+		return err
+	}
+	gathered, err := r.Gather(ctx)
+	if err != nil {
+		return err
+	}
+	return finish(ctx, r, pipe, gathered)
+}
+
+// resume begins again with the write; what was gathered is in RAM.
+func resume(r *stages.Run, pipe *os.File) error {
+	ctx := context.Background()
+	if err := wakeUp(ctx, r); err != nil {
+		return err
+	}
+	gathered, err := r.Resume()
+	if err != nil {
+		return err
+	}
+	return finish(ctx, r, pipe, gathered)
+}
+
+// finish takes a machine whose image is gathered to its new system.
+func finish(ctx context.Context, r *stages.Run, pipe *os.File, gathered *stages.Gathered) error {
+	written, err := r.Write(ctx, gathered)
+	if err != nil {
+		return err
+	}
+	restored, err := r.Restore(ctx, written)
+	if err != nil {
+		return err
+	}
+	if _, err := r.Land(ctx, restored); err != nil {
+		return err
+	}
+	return say(pipe, message{Phase: PhaseLanded})
+}
+
+// wakeUp loads drivers and what was baked in.
+func wakeUp(ctx context.Context, r *stages.Run) error {
+	r.Record.Stage = "wake"
+	if err := r.LoadBaked(); err != nil {
+		return err
+	}
+	var err error
+	r.Drivers, err = wake.NewDrivers(initramfs.ModuleIndex, func(err error) { r.Report.Detail("module: %s", report.Explain(err)) })
+	if err != nil {
+		return err
+	}
+	r.Uevents, err = wake.ListenUevents(func(alias string) { go r.Drivers.LoadFor(ctx, alias) })
+	if err != nil {
+		return err
+	}
+	// Not waited for: a disk whose driver is there need not wait for other drivers.
+	go func() {
+		r.Drivers.LoadFirst(ctx)
+		if err := r.Drivers.Coldplug(ctx); err != nil {
+			r.Report.Printf("warning: %v", err)
+		}
+		r.Report.Printf("modules  %s", r.Drivers.Summary())
+	}()
+	kernel, err := wake.KernelRelease()
+	if err != nil {
+		return err
+	}
+	return r.NoteMachine(kernel, wakeSeconds())
+}
+
+// wakeSeconds is how long PID 1 has been running.
+func wakeSeconds() float64 {
+	started, err := strconv.ParseInt(os.Getenv(startVariable), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return (sinceBoot() - time.Duration(started)).Seconds()
+}
+
+func newRun(pipe *os.File, attempt string) (*stages.Run, error) {
+	record := &report.Record{Format: report.RecordFormat, Version: version, Started: time.Now().UTC(), Stage: "wake"}
+	r := &stages.Run{
+		Record: record, Workers: runtime.NumCPU(), LogFile: logFile,
+		CastOff: func() error { return say(pipe, message{Phase: PhaseCastOff}) },
+		Undone:  func() error { return say(pipe, message{Phase: PhaseGather}) },
+	}
+	kmsg, _ := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0) // without it there is one place less to look
+	log, err := report.OpenLog(logFile)
+	if err != nil {
+		r.Report = newReporter(os.Stderr, kmsg)
+		return r, err
+	}
+	r.Report = newReporter(log, kmsg)
+	n, err := strconv.Atoi(attempt)
+	record.Attempts = n - 1 // Write counts the one that it begins
+	return r, err
+}

@@ -1,0 +1,188 @@
+package qemutests
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"reimager/config"
+	"reimager/qemu-tests/lab"
+	"reimager/qemu-tests/scenario"
+	"reimager/report"
+)
+
+const releaseImage = "release/new.img.bz2" // on the data partition
+
+// Whatever goes wrong before the first write, the machine comes back in its old
+// system, with its disk as it was and a report that says why.
+func TestFailureBeforeWriteGoesBack(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		break_ func(t *testing.T, k *scenario.Kiosk, vm *lab.Config)
+		want   string // in the error
+		mute   bool   // nothing can be reported where no disk is found
+	}{
+		{"image missing", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+			edit(t, k.Disk, lab.KioskData, func(dir string) { must(t, os.Remove(filepath.Join(dir, releaseImage))) })
+		}, "there is no such file", false},
+		{"image truncated", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+			changeImage(t, k, func(f string) {
+				info, err := os.Stat(f)
+				must(t, err)
+				must(t, os.Truncate(f, info.Size()*2/3))
+			})
+		}, "truncated", false},
+		{"image cut short since it was armed", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+			edit(t, k.Disk, lab.KioskData, func(dir string) { must(t, os.Truncate(filepath.Join(dir, releaseImage), 1000)) })
+		}, "1000 bytes, expected", false},
+		{"one bit of the image flipped", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+			changeImage(t, k, func(f string) { flipBit(t, f) })
+		}, "CRC", false},
+		{"image larger than the disk", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+			changeImage(t, k, func(f string) {
+				large := filepath.Join(t.TempDir(), "large.raw")
+				must(t, lab.CopySparse(large, k.NewRaw))
+				must(t, os.Truncate(large, 200<<20))
+				must(t, os.Remove(f))
+				must(t, lab.CompressBzip2(t.Context(), large, f))
+			})
+		}, "larger than", false},
+		{"retained path missing", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+			edit(t, k.Disk, lab.KioskRoot, func(dir string) { must(t, os.Remove(filepath.Join(dir, "srv/two/same"))) })
+		}, "find retained path /srv/two/same (retentionlist:9)", false},
+		{"not enough memory", func(_ *testing.T, _ *scenario.Kiosk, vm *lab.Config) { vm.MemoryMiB = 208 },
+			"check memory", false},
+		{"another disk", func(_ *testing.T, _ *scenario.Kiosk, vm *lab.Config) { vm.Drives[0].Serial = "ANOTHER" },
+			`serial "ANOTHER", expected "KIOSK0042"`, false},
+		{"module missing", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+			without(t, k, `modules = ["sd_mod", "ext4"]`)
+		}, "shows no disk at all; is the driver of its controller in the initrd?", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx := withTimeout(t)
+			k := armed(t)
+			vm := lab.Config{Drives: []lab.Drive{k.Drive()}, NoReboot: true}
+			tt.break_(t, k, &vm)
+			before := k.Disk + ".before"
+			must(t, lab.CopySparse(before, k.Disk))
+			oldTree := tree(t, k.Disk, lab.KioskRoot)
+
+			run := start(t, vm)
+			wait(ctx, t, run, "FAILED")
+			wait(ctx, t, run, "boot the old system")
+			waitExit(ctx, t, run)
+			if !run.Console.Contains(tt.want) {
+				t.Errorf("console lacks %q", tt.want)
+			}
+			onlyAllowedChanges(t, before, k.Disk, oldTree)
+			checkReport(t, k, tt.want, tt.mute)
+
+			vm.NoReboot = false
+			again := start(t, vm)
+			wait(ctx, t, again, k.Old.Banner())
+			if !tt.mute {
+				wait(ctx, t, again, "old: BACK AFTER A FAILED RUN")
+			}
+		})
+	}
+}
+
+// changeImage changes the release's image and lets the job agree with it, so that
+// the image itself has to be found faulty.
+func changeImage(t *testing.T, k *scenario.Kiosk, change func(file string)) {
+	t.Helper()
+	var digest string
+	var size int64
+	edit(t, k.Disk, lab.KioskData, func(dir string) {
+		name := filepath.Join(dir, releaseImage)
+		change(name)
+		f, err := os.Open(name)
+		must(t, err)
+		defer f.Close()
+		sum := sha256.New()
+		size, err = io.Copy(sum, f)
+		must(t, err)
+		digest = hex.EncodeToString(sum.Sum(nil))
+	})
+	editJob(t, k.Disk, func(j *config.Job) { j.Image.Bytes, j.Image.SHA256 = size, digest })
+}
+
+// flipBit flips one bit of a bzip2 file that changes what it decodes to.
+func flipBit(t *testing.T, name string) {
+	t.Helper()
+	was, err := os.ReadFile(name)
+	must(t, err)
+	want, _ := exec.Command("bzip2", "-dc", name).Output()
+	for off := len(was) / 2; off < len(was); off++ {
+		now := append([]byte(nil), was...)
+		now[off] ^= 0x10
+		must(t, os.WriteFile(name, now, 0o644))
+		if got, err := exec.Command("bzip2", "-dc", name).Output(); err != nil || string(got) != string(want) {
+			return
+		}
+	}
+	t.Fatal("no bit of the image changes what it decodes to")
+}
+
+// without replaces the initrd of an armed kiosk by one with another configuration.
+func without(t *testing.T, k *scenario.Kiosk, modules string) {
+	t.Helper()
+	dir := t.TempDir()
+	text := strings.ReplaceAll(scenario.ClassicConfig, `modules = "classic"`, modules)
+	text = strings.ReplaceAll(text, `"20s"`, `"3s"`)
+	must(t, os.WriteFile(filepath.Join(dir, "reimager.toml"), []byte(text), 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "list"), []byte(scenario.UsualList), 0o644))
+	imagebuild, err := scenario.Program("imagebuild")
+	must(t, err)
+	edit(t, k.Disk, lab.KioskBoot, func(boot string) {
+		out, err := exec.Command(imagebuild, "initrd", "--config", filepath.Join(dir, "reimager.toml"), "--retain", filepath.Join(dir, "list"),
+			"--modules", k.Kernel.Modules, "-o", filepath.Join(boot, "reimager/initrd")).CombinedOutput()
+		if err != nil {
+			t.Fatalf("imagebuild: %v\n%s", err, out)
+		}
+	})
+}
+
+// onlyAllowedChanges compares a disk byte by byte with what it was: GRUB has
+// cleared next_entry, and init has overwritten the report file in place.
+func onlyAllowedChanges(t *testing.T, before, after string, oldTree map[string]lab.Entry) {
+	t.Helper()
+	const reportFile = "var/lib/reimager/report"
+	newTree := tree(t, after, lab.KioskRoot)
+	for _, all := range []map[string]lab.Entry{oldTree, newTree} {
+		e := all[reportFile]
+		e.SHA256 = ""
+		all[reportFile] = e
+	}
+	if diff := cmp.Diff(oldTree, newTree); diff != "" {
+		t.Errorf("the old system was changed (-was +is):\n%s", diff)
+	}
+	// grubenv is one block, the report as many as it has.
+	if n := len(changed(t, before, after)); n > 1+report.FileBytes/report.FileBlockBytes {
+		t.Errorf("%d blocks of the disk were changed; grubenv and the report are %d", n, 1+report.FileBytes/report.FileBlockBytes)
+	}
+}
+
+func checkReport(t *testing.T, k *scenario.Kiosk, want string, mute bool) {
+	t.Helper()
+	text, err := lab.ReadFile(t.Context(), k.Disk, lab.KioskRoot, "/var/lib/reimager/report")
+	must(t, err)
+	last, err := report.ParseFile("report", text)
+	if mute {
+		if err != report.ErrNoReport {
+			t.Errorf("report: %v, %v; want none", last, err)
+		}
+		return
+	}
+	must(t, err)
+	if last.Record.Outcome != "failed" || !strings.Contains(last.Record.Error, want) || !strings.Contains(last.Log, want) {
+		t.Errorf("report: %s: %s; want failed with %q, in the log too", last.Record.Outcome, last.Record.Error, want)
+	}
+}

@@ -1,0 +1,186 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"reimager/report"
+)
+
+// debianFormat changes when what is built from the same DebianSpec does.
+const debianFormat = 1
+
+// DebianPackages are needed to build real Debian systems, beside Packages.
+const DebianPackages = "mmdebstrap debian-archive-keyring"
+
+// DebianSpec describes a Debian system with systemd on an MBR disk: one root,
+// one swap, its own kernel, and its own GRUB in the configuration that Debian's
+// tools write. Its console is the serial port.
+type DebianSpec struct {
+	Suite         string // "bookworm", "trixie"
+	DiskID        string // MBR signature: 0x and 8 hex digits
+	SizeMiB       int64
+	SwapMiB       int64
+	RootPartition int // 1 or 2; swap is the other
+	Hostname      string
+	MachineID     string   // 32 hex digits; "": systemd makes one at the first boot
+	Packages      []string // beside those that every such system has
+	Users         []User   // with homes; they must be free in the suite
+	Files         Tree     // put in last, as InjectFiles does
+}
+
+// Debian is a system that was built. Its disk lies in the cache: copy it with
+// CopySparse before anything writes to it.
+type Debian struct {
+	Disk          Disk
+	RootPartition int
+	Kernel        Kernel // unpacked
+}
+
+// OldDebian is the system that is to be replaced: Debian 12, with room for a
+// release on its root. A program at /root/run is started at each boot.
+func OldDebian() DebianSpec {
+	return DebianSpec{
+		Suite: "bookworm", DiskID: "0x01deb012", SizeMiB: 3072, SwapMiB: 256, RootPartition: 1,
+		Hostname: "kiosk-0042", MachineID: machineID("old Debian"),
+		Users: []User{{"atm", "/var/lib/atm", "/usr/sbin/nologin", 990}},
+	}
+}
+
+// NewDebian is the system that replaces it: Debian 13 on other partitions, with
+// other numbers, and an identity of its own that has to give way.
+func NewDebian() DebianSpec {
+	return DebianSpec{
+		Suite: "trixie", DiskID: "0x02deb013", SizeMiB: 1536, SwapMiB: 128, RootPartition: 2,
+		Hostname: "unnamed", MachineID: machineID("new Debian"),
+		Users: []User{{"atm", "/var/lib/atm", "/usr/sbin/nologin", 880}},
+	}
+}
+
+func machineID(name string) string { return strings.ReplaceAll(FixedUUID(name), "-", "") }
+
+// FSUUID is the UUID of the filesystem or swap on a partition of the system.
+func (s DebianSpec) FSUUID(partition int) string {
+	return FixedUUID(fmt.Sprintf("debian %s %s %d", s.Suite, s.DiskID, partition))
+}
+
+// LoginPrompt is what the system writes to the serial port when it is up.
+func (s DebianSpec) LoginPrompt() string { return s.Hostname + " login:" }
+
+// BuildDebian builds the system from Debian's packages, which takes minutes, or
+// finds it in the cache. Building needs root.
+func BuildDebian(ctx context.Context, cache Cache, spec DebianSpec) (Debian, error) {
+	built, err := buildDebian(ctx, cache, spec)
+	if err != nil {
+		return Debian{}, fmt.Errorf("build Debian %s: %w", spec.Suite, err)
+	}
+	return built, nil
+}
+
+func buildDebian(ctx context.Context, cache Cache, spec DebianSpec) (Debian, error) {
+	key, err := spec.key()
+	if err != nil {
+		return Debian{}, err
+	}
+	parts, err := layOut(spec.disk(""))
+	if err != nil {
+		return Debian{}, err
+	}
+	root, err := debianRoot(ctx, cache, spec)
+	if err != nil {
+		return Debian{}, err
+	}
+	dir, err := cache.Entry(ctx, "debian", key, func(dir string) error {
+		if err := needRootFor("build a Debian system"); err != nil {
+			return err
+		}
+		return installDebian(ctx, filepath.Join(dir, "disk"), spec, root)
+	})
+	if err != nil {
+		return Debian{}, err
+	}
+	disk := Disk{Path: filepath.Join(dir, "disk"), Size: spec.SizeMiB * mib, ID: spec.DiskID, Partitions: parts}
+	return Debian{Disk: disk, RootPartition: spec.RootPartition, Kernel: root.kernel}, nil
+}
+
+// key covers all that a system is made from, but for the packages' versions:
+// delete the cache to get new ones.
+func (s DebianSpec) key() (Key, error) {
+	if s.RootPartition != 1 && s.RootPartition != 2 {
+		return "", fmt.Errorf("lay out disk: root partition %d, want 1 or 2", s.RootPartition)
+	}
+	parts := []any{debianFormat, s, s.rootKey(), debianInstall, debianDemoUnit}
+	for _, f := range s.Files {
+		if f.Source == "" {
+			continue
+		}
+		sum, err := fileSHA256(f.Source)
+		if err != nil {
+			return "", err
+		}
+		parts = append(parts, sum)
+	}
+	return KeyOf(parts...), nil
+}
+
+func (s DebianSpec) disk(tarball string) DiskSpec {
+	root := Partition{FS: Ext4, Bootable: true, Label: "root", UUID: s.FSUUID(s.RootPartition), Tarball: tarball}
+	swap := Partition{SizeMiB: s.SwapMiB, FS: Swap, Label: "swap", UUID: s.FSUUID(3 - s.RootPartition)}
+	parts := []Partition{swap, root}
+	if s.RootPartition == 1 {
+		root.SizeMiB, swap.SizeMiB = s.SizeMiB-1-s.SwapMiB, 0 // the first MiB is GRUB's
+		parts = []Partition{root, swap}
+	}
+	return DiskSpec{SizeMiB: s.SizeMiB, Label: MBR, ID: s.DiskID, Partitions: parts}
+}
+
+// DebianRelease is a Debian system as it is shipped.
+type DebianRelease struct {
+	Debian
+	Bzip2 string // the compressed disk, in the cache
+}
+
+// DebianImage is BuildDebian with the disk compressed, which is cached too.
+func DebianImage(ctx context.Context, cache Cache, spec DebianSpec) (DebianRelease, error) {
+	built, err := BuildDebian(ctx, cache, spec)
+	if err != nil {
+		return DebianRelease{}, err
+	}
+	// The entry's name holds the key of everything that the disk is made from.
+	key := KeyOf(filepath.Base(filepath.Dir(built.Disk.Path)))
+	dir, err := cache.Entry(ctx, "debian-image", key, func(dir string) error {
+		return CompressBzip2(ctx, built.Disk.Path, filepath.Join(dir, "disk.bz2"))
+	})
+	if err != nil {
+		return DebianRelease{}, err
+	}
+	return DebianRelease{Debian: built, Bzip2: filepath.Join(dir, "disk.bz2")}, nil
+}
+
+// needRootFor is an error for all but root.
+func needRootFor(what string) error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	return report.Hint(fmt.Errorf("%s: %w", what, ErrNotRoot),
+		"run it as root (sudo -E): packages are installed in a chroot and disks are loop-mounted")
+}
+
+// usersFile has a line "NAME ID HOME SHELL" for each user.
+func (s DebianSpec) usersFile() (string, error) {
+	var text strings.Builder
+	for _, u := range s.Users {
+		fields := []string{u.Name, strconv.Itoa(u.ID), u.Home, u.Shell}
+		for _, field := range fields {
+			if len(strings.Fields(field)) != 1 {
+				return "", fmt.Errorf("add user %q: %q is empty or has spaces", u.Name, field)
+			}
+		}
+		text.WriteString(strings.Join(fields, " ") + "\n")
+	}
+	return text.String(), nil
+}

@@ -1,0 +1,241 @@
+// Package qemutests proves in a virtual machine what a run does to a disk. The
+// disks are compared from the host, file by file or byte by byte; what the
+// console says is only how a test knows where a run stands.
+package qemutests
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"reimager/config"
+	"reimager/qemu-tests/lab"
+	"reimager/qemu-tests/scenario"
+)
+
+// patience bounds one VM; a loaded two-core machine without KVM is slow.
+const patience = 5 * time.Minute
+
+// shared is where machines are built that several tests start from.
+var shared string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "qemu-tests: not run as root; comparing whole disks needs loop mounts: run them as root")
+		return 1
+	}
+	for _, tool := range []string{"qemu-system-x86_64", "grub-mkimage", "mkfs.ext4", "sfdisk"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			fmt.Fprintf(os.Stderr, "qemu-tests: %v; `./dev test` installs it\n", err)
+			return 1
+		}
+	}
+	dir, err := os.MkdirTemp("", "reimager-qemu-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	shared = dir
+	defer os.RemoveAll(dir)
+	return m.Run()
+}
+
+func withTimeout(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// start starts a VM that dies with the test.
+func start(t *testing.T, c lab.Config) *lab.VM {
+	t.Helper()
+	c.Log = t.Logf
+	if c.MemoryMiB == 0 {
+		c.MemoryMiB = 512
+	}
+	vm, err := lab.Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		vm.Kill()
+		if t.Failed() {
+			t.Logf("console:\n%s", vm.Console.Bytes())
+		}
+	})
+	return vm
+}
+
+func wait(ctx context.Context, t *testing.T, vm *lab.VM, text string) {
+	t.Helper()
+	if err := vm.WaitFor(ctx, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// waitExit waits until a VM that must not reboot has reset.
+func waitExit(ctx context.Context, t *testing.T, vm *lab.VM) {
+	t.Helper()
+	if err := vm.WaitExit(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// build puts a kiosk together in a folder of the test.
+func build(t *testing.T, spec scenario.Spec) *scenario.Kiosk {
+	t.Helper()
+	k, err := scenario.Build(withTimeout(t), t.TempDir(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// armedOnce is a kiosk that `reimager arm` has armed and whose power was cut the
+// moment that it said so.
+var armedOnce = sync.OnceValues(func() (*scenario.Kiosk, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	k, err := scenario.Build(ctx, filepath.Join(shared, "armed"), scenario.Spec{Old: func(o *lab.KioskSpec) {
+		o.BootScript = strings.ReplaceAll(scenario.ArmScript, "arm --reboot", "arm")
+	}})
+	if err != nil {
+		return nil, err
+	}
+	vm, err := lab.Start(ctx, lab.Config{Drives: []lab.Drive{k.Drive()}, MemoryMiB: 512})
+	if err != nil {
+		return nil, err
+	}
+	err = vm.WaitFor(ctx, "armed: the next boot replaces the operating system")
+	vm.Kill()
+	return k, err
+})
+
+// armed returns a copy of the armed kiosk.
+func armed(t *testing.T) *scenario.Kiosk {
+	t.Helper()
+	base, err := armedOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := *base
+	k.Disk = filepath.Join(t.TempDir(), "disk.raw")
+	if err := lab.CopySparse(k.Disk, base.Disk); err != nil {
+		t.Fatal(err)
+	}
+	return &k
+}
+
+// tree reads a partition's files.
+func tree(t *testing.T, disk string, partition int) map[string]lab.Entry {
+	t.Helper()
+	entries, err := lab.ReadTree(withTimeout(t), disk, partition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]lab.Entry{}
+	for _, e := range entries {
+		e.Links = 0 // a directory's count follows its content
+		all[e.Path] = e
+	}
+	return all
+}
+
+// edit mounts a partition of a disk and lets change it.
+func edit(t *testing.T, disk string, partition int, change func(dir string)) {
+	t.Helper()
+	table, err := lab.ReadTable(t.Context(), disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := table.Entry(partition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	options := fmt.Sprintf("loop,offset=%d,sizelimit=%d", e.Offset, e.Size)
+	if out, err := exec.Command("mount", "-t", "ext4", "-o", options, disk, dir).CombinedOutput(); err != nil {
+		t.Fatalf("mount: %v\n%s", err, out)
+	}
+	defer func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Fatalf("umount: %v\n%s", err, out)
+		}
+	}()
+	change(dir)
+}
+
+// editJob changes the job that arm has left.
+func editJob(t *testing.T, disk string, change func(*config.Job)) {
+	t.Helper()
+	edit(t, disk, lab.KioskBoot, func(dir string) {
+		name := filepath.Join(dir, "reimager/job.json")
+		job, err := config.ReadJob(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(job)
+		text, err := job.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		must(t, os.WriteFile(name, text, 0o600))
+	})
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// changed returns the offsets of the 4 KiB blocks in which two files differ.
+func changed(t *testing.T, one, two string) []int64 {
+	t.Helper()
+	const block = 4096
+	a, err := os.Open(one)
+	must(t, err)
+	defer a.Close()
+	b, err := os.Open(two)
+	must(t, err)
+	defer b.Close()
+	info, err := a.Stat()
+	must(t, err)
+	var offsets []int64
+	x, y := make([]byte, 1<<20), make([]byte, 1<<20)
+	for off := int64(0); off < info.Size(); off += int64(len(x)) {
+		n := min(int64(len(x)), info.Size()-off)
+		_, err := a.ReadAt(x[:n], off)
+		must(t, err)
+		_, err = b.ReadAt(y[:n], off)
+		must(t, err)
+		for i := int64(0); i < n; i += block {
+			end := min(n, i+block)
+			if !bytes.Equal(x[i:end], y[i:end]) {
+				offsets = append(offsets, off+i)
+			}
+		}
+	}
+	return offsets
+}
+
+// recordOf reads the record that a run has left on a disk.
+func recordOf(t *testing.T, disk string, partition int, path string) (record map[string]any) {
+	t.Helper()
+	text, err := lab.ReadFile(t.Context(), disk, partition, path)
+	must(t, err)
+	must(t, json.Unmarshal(text, &record))
+	return record
+}

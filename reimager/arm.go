@@ -1,0 +1,375 @@
+package main
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"reimager/boot"
+	"reimager/config"
+	"reimager/disk"
+	"reimager/report"
+	"reimager/stages"
+)
+
+// entryID names our GRUB entry.
+const entryID = "reimager"
+
+// Where things of ours lie on the machine.
+const (
+	reportFile = "/var/lib/reimager/report"
+	bootFolder = "reimager" // beside GRUB's own, where GRUB can surely read
+)
+
+func armCommand() *cobra.Command {
+	var reboot bool
+	c := &cobra.Command{
+		Use:   "arm [--reboot] DIR",
+		Short: "Replace the operating system at the next boot",
+		Long: `Arms this machine: at its next boot GRUB starts the reimager once, which replaces
+the operating system with the image in DIR. DIR holds three files, known by their
+content: a kernel, an initrd of imagebuild, and a compressed disk image.
+
+Kernel, initrd and a job are copied to /boot/reimager, an entry is added to
+GRUB's custom.cfg, and next_entry is set in its environment; nothing else of the
+boot configuration is touched. "reimager disarm" takes all of it back. Arming
+twice is the same as once.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := arm(args[0], c.OutOrStdout()); err != nil {
+				return err
+			}
+			if !reboot {
+				fmt.Fprintln(c.OutOrStdout(), "armed: the next boot replaces the operating system")
+				return nil
+			}
+			fmt.Fprintln(c.OutOrStdout(), "armed; rebooting now")
+			return restart()
+		},
+	}
+	c.Flags().BoolVar(&reboot, "reboot", false, "reboot at once")
+	return c
+}
+
+// arm leaves the machine armed, or as it was.
+func arm(dir string, out io.Writer) error {
+	if os.Geteuid() != 0 {
+		return report.Hint(errors.New("arm: only root can"), "run it with sudo")
+	}
+	grub, err := boot.FindGRUB("/")
+	if err != nil {
+		return err
+	}
+	if err := grub.CheckConfig(); err != nil {
+		return err
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	r, err := readRelease(dir)
+	if err != nil {
+		return err
+	}
+	job, err := newJob(r, out)
+	if err != nil {
+		return err
+	}
+	if err := install(grub, r, job); err != nil {
+		return errors.Join(err, disarm(grub))
+	}
+	if r.config.PowerCut.Lifeboat == "prefer" {
+		fmt.Fprintln(out, "warning: there is no lifeboat in this version: a power cut while the disk is written leaves a machine that does not boot")
+	}
+	return nil
+}
+
+// newJob finds out what the initrd has to know of this machine.
+func newJob(r *release, out io.Writer) (*config.Job, error) {
+	root, err := locate("/")
+	if err != nil {
+		return nil, report.Hint(err, "the root has to lie directly on a partition, not on LVM, RAID, LUKS or a network")
+	}
+	target, err := targetDisk(r.config.Target.Disk, root.disk)
+	if err != nil {
+		return nil, err
+	}
+	where, err := locate(r.image)
+	if err != nil {
+		return nil, report.Hint(err, "put the release on a plain partition of this machine")
+	}
+	image := config.JobImage{Source: config.Source{Device: config.Device{Kind: config.ByUUID, Value: where.uuid}, Path: where.path}}
+	fmt.Fprintf(out, "reading %s\n", r.image)
+	if image.SHA256, image.Bytes, err = digest(r.image); err != nil {
+		return nil, err
+	}
+	identity, err := identify(target)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(out, "target  %s\nimage   %s, %s\n", target, r.image, disk.Size(image.Bytes))
+	return &config.Job{
+		Format: config.JobFormat, RunID: rand.Text(), Armed: time.Now().UTC().Truncate(time.Second),
+		Image: image, Target: identity, OldRoot: root.uuid,
+	}, nil
+}
+
+// targetDisk returns the disk that the initrd will take, by the same rules.
+func targetDisk(want config.Disk, rootDisk string) (*disk.Disk, error) {
+	var sys disk.Sysfs
+	if want.Kind == config.HoldsOldRoot {
+		return sys.Disk(rootDisk)
+	}
+	all, err := sys.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range all {
+		if want.Is(d.Path, d.Serial, d.WWN) {
+			return &d, nil
+		}
+	}
+	return nil, fmt.Errorf("find target: this machine has no disk %s", want)
+}
+
+func identify(d *disk.Disk) (config.DiskIdentity, error) {
+	f, err := os.Open(d.Path)
+	if err != nil {
+		return config.DiskIdentity{}, fmt.Errorf("read target: %w", err)
+	}
+	defer f.Close()
+	table, err := disk.ReadTable(f, d.SectorSize)
+	if err != nil {
+		return config.DiskIdentity{}, fmt.Errorf("read target %s: %w", d.Path, err)
+	}
+	return config.DiskIdentity{Serial: d.Serial, WWN: d.WWN, Model: d.Model, Bytes: d.Bytes, PTUUID: table.UUID}, nil
+}
+
+// location is a file as another system finds it.
+type location struct {
+	uuid, kind string // of the filesystem
+	path       string // in the filesystem
+	disk       string // kernel name of the disk
+}
+
+func locate(name string) (*location, error) {
+	at, err := boot.Holding(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(at.Device)
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", at.Device, err)
+	}
+	defer f.Close()
+	fs, err := disk.Probe(f)
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", at.Device, err)
+	}
+	if fs.UUID == "" {
+		return nil, fmt.Errorf("look at %s: its filesystem (%s) has no UUID", at.Device, at.FSType)
+	}
+	all, err := disk.Sysfs{}.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range all {
+		for _, p := range d.Partitions {
+			if p.Path == at.Device {
+				return &location{uuid: fs.UUID, kind: fs.Type, path: at.PathInFS, disk: d.Name}, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("look at %s: %s is not a partition of a disk", name, at.Device)
+}
+
+func digest(name string) (string, int64, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", 0, fmt.Errorf("read image: %w", err)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	n, err := io.Copy(sum, f)
+	if err != nil {
+		return "", 0, fmt.Errorf("read image: %w", err)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), n, nil
+}
+
+// install puts everything in its place. next_entry comes last: until then the
+// machine boots as ever.
+func install(grub *boot.GRUB, r *release, job *config.Job) error {
+	folder := filepath.Join(filepath.Dir(grub.Dir()), bootFolder)
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	if err := room(folder, r.kernel, r.initrd); err != nil {
+		return err
+	}
+	kernel, initrd := filepath.Join(folder, "kernel"), filepath.Join(folder, "initrd")
+	for _, c := range [][2]string{{r.kernel, kernel}, {r.initrd, initrd}} {
+		if err := copyFile(c[0], c[1]); err != nil {
+			return err
+		}
+	}
+	if err := makeReport(job); err != nil {
+		return err
+	}
+	text, err := job.Encode()
+	if err != nil {
+		return err
+	}
+	jobFile := filepath.Join(folder, "job.json")
+	if err := renameio.WriteFile(jobFile, text, 0o600); err != nil {
+		return fmt.Errorf("install job: %w", err)
+	}
+	at, err := locate(jobFile)
+	if err != nil {
+		return err
+	}
+	k, err := locate(kernel)
+	if err != nil {
+		return err
+	}
+	source := config.Source{Device: config.Device{Kind: config.ByUUID, Value: at.uuid}, Path: at.path}
+	cmdline, err := kernelParameters(source)
+	if err != nil {
+		return err
+	}
+	guard := boot.SelfGuard(thawGuard)
+	if err := boot.Settle(folder, guard); err != nil {
+		return err
+	}
+	err = grub.InstallEntry(boot.Entry{
+		ID: entryID, Title: "Replace the operating system (reimager)", FSUUID: k.uuid, FSType: k.kind,
+		Kernel: k.path, Initrd: filepath.Join(filepath.Dir(k.path), "initrd"), Cmdline: cmdline,
+	})
+	if err != nil {
+		return err
+	}
+	if err := boot.Settle(grub.Dir(), guard); err != nil {
+		return err
+	}
+	if err := grub.SetNextEntry(entryID); err != nil {
+		return err
+	}
+	return boot.Settle(grub.Dir(), guard)
+}
+
+// room refuses a boot filesystem that kernel and initrd do not fit on.
+func room(folder string, files ...string) error {
+	var need int64
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err != nil {
+			return err
+		}
+		need += info.Size()
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(folder, &st); err != nil {
+		return fmt.Errorf("look at free space of %s: %w", folder, err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; need > free {
+		return fmt.Errorf("install into %s: %s needed, %s free", folder, disk.Size(need), disk.Size(free))
+	}
+	return nil
+}
+
+func copyFile(from, to string) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	defer in.Close()
+	out, err := renameio.NewPendingFile(to, renameio.WithPermissions(0o600))
+	if err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	defer func() { err = errors.Join(err, out.Cleanup()) }()
+	if _, err := io.Copy(out, in); err != nil {
+		return fmt.Errorf("install %s: %w", to, err)
+	}
+	if err := out.CloseAtomicallyReplace(); err != nil {
+		return fmt.Errorf("install %s: %w", to, err)
+	}
+	return nil
+}
+
+// makeReport preallocates the file that a failed run fills, with blocks that are
+// really written: init overwrites them where they lie.
+func makeReport(job *config.Job) error {
+	if err := os.MkdirAll(filepath.Dir(reportFile), 0o700); err != nil {
+		return fmt.Errorf("make report file: %w", err)
+	}
+	if err := renameio.WriteFile(reportFile, report.EmptyFile(job.RunID, report.FileBytes), 0o600); err != nil {
+		return fmt.Errorf("make report file: %w", err)
+	}
+	at, err := locate(reportFile)
+	if err != nil {
+		return fmt.Errorf("make report file: %w", err)
+	}
+	job.Report = config.JobReport{
+		Source: config.Source{Device: config.Device{Kind: config.ByUUID, Value: at.uuid}, Path: at.path}, Bytes: report.FileBytes,
+	}
+	return boot.Settle(filepath.Dir(reportFile), boot.SelfGuard(thawGuard))
+}
+
+// kept are parameters of the running kernel that its hardware or its console may
+// need. All others belong to the old system.
+func kept() []string {
+	return []string{"console=", "earlyprintk=", "acpi", "apic", "noapic", "nolapic", "pci=", "iommu=", "intel_iommu=", "amd_iommu=",
+		"irqpoll", "nomodeset", "video=", "mem=", "memmap=", "libata.", "ahci.", "nvme", "usb", "xhci", "modprobe.blacklist=", "module_blacklist="}
+}
+
+// panicSeconds is when a kernel that panics reboots. Without it a machine would
+// stand still; before the disk is written it comes back in its old system.
+const panicSeconds = 10
+
+func kernelParameters(job config.Source) ([]string, error) {
+	text, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return nil, fmt.Errorf("read kernel command line: %w", err)
+	}
+	parameters := []string{"quiet", fmt.Sprintf("panic=%d", panicSeconds)}
+	for _, p := range strings.Fields(string(text)) {
+		for _, prefix := range kept() {
+			if strings.HasPrefix(p, prefix) {
+				parameters = append(parameters, p)
+				break
+			}
+		}
+	}
+	return append(parameters, stages.JobParameter+"="+job.String()), nil
+}
+
+// restart reboots the machine the way its init wants it.
+func restart() error {
+	for _, name := range []string{"systemctl", "reboot"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			continue
+		}
+		args := []string{"reboot"}
+		if name == "reboot" {
+			args = nil
+		}
+		if err := exec.Command(path, args...).Run(); err == nil {
+			return nil
+		}
+	}
+	return report.Hint(errors.New("reboot: neither systemctl nor reboot did it"), "reboot the machine yourself; it is armed")
+}

@@ -1,0 +1,52 @@
+// Command reimager runs on the machine: it arms it to replace its operating system
+// at the next boot, takes that back, and shows how the last run ended.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"reimager/boot"
+	"reimager/cli"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+// thawGuard is the hidden argument by which arm starts the process that thaws a
+// frozen filesystem in any case.
+const thawGuard = "thaw-guard"
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 1 && args[0] == thawGuard {
+		if err := boot.RunThawGuard(); err != nil {
+			fmt.Fprintf(stderr, "reimager: %v\n", err)
+			return cli.Failed
+		}
+		return cli.Done
+	}
+	root := &cobra.Command{
+		Use:   "reimager",
+		Short: "Replace the operating system of this machine",
+		Long: `reimager replaces the whole operating system on this machine's disk at its next
+boot, and gives the machine its own files back.
+
+  reimager arm --reboot DIR    do it now
+  reimager arm DIR             do it at the next boot, whenever that is
+  reimager disarm              don't
+  reimager log                 how did the last run end, if it failed?
+
+Exit status: 0 done, 1 failed, 2 wrong usage.`,
+		Version: version,
+		RunE: func(*cobra.Command, []string) error {
+			return cli.Usagef("no command given; see reimager --help")
+		},
+	}
+	root.AddCommand(armCommand(), disarmCommand(), logCommand())
+	return cli.Execute(root, args, stdout, stderr)
+}

@@ -1,0 +1,208 @@
+package stages
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"reimager/config"
+	"reimager/disk"
+	"reimager/report"
+)
+
+// place is a partition, or a disk without partitions, with what lies on it.
+type place struct {
+	disk  disk.Disk
+	part  disk.Partition
+	entry disk.Entry // of the partition table; zero where there is none
+	fs    disk.Filesystem
+}
+
+func (p place) String() string {
+	if p.fs.Type == "" {
+		return p.part.Path
+	}
+	return fmt.Sprintf("%s (%s)", p.part.Path, p.fs.Type)
+}
+
+// places looks at every partition of every disk.
+func (r *Run) places() ([]place, error) {
+	disks, err := r.Disks.List()
+	if err != nil {
+		return nil, err
+	}
+	var all []place
+	for _, d := range disks {
+		parts := d.Partitions
+		if len(parts) == 0 {
+			parts = []disk.Partition{{Name: d.Name, Path: d.Path, Bytes: d.Bytes}}
+		}
+		table, _ := readTable(&d) // without one there are no PARTUUIDs to go by
+		for _, part := range parts {
+			p := place{disk: d, part: part}
+			if table != nil {
+				p.entry, _ = table.Entry(part.Number)
+			}
+			if p.fs, err = probe(part.Path); err != nil {
+				r.Report.Detail("look at %s: %v", part.Path, err) // a bad partition is not the one
+			}
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+func readTable(d *disk.Disk) (*disk.Table, error) {
+	f, err := os.Open(d.Path)
+	if err != nil {
+		return nil, fmt.Errorf("read partition table: %w", err)
+	}
+	defer f.Close()
+	return disk.ReadTable(f, d.SectorSize)
+}
+
+func probe(path string) (disk.Filesystem, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return disk.Filesystem{}, err
+	}
+	defer f.Close()
+	return disk.Probe(f)
+}
+
+// identity tells what a disk is.
+func identity(d *disk.Disk) config.DiskIdentity {
+	id := config.DiskIdentity{Serial: d.Serial, WWN: d.WWN, Model: d.Model, Bytes: d.Bytes}
+	if table, err := readTable(d); err == nil {
+		id.PTUUID = table.UUID
+	}
+	return id
+}
+
+// matches tells whether a place is the one that is named. Partition numbers are
+// those of the target, which is nil while it is not known.
+func matches(p place, device config.Device, target *disk.Disk) bool {
+	switch device.Kind {
+	case config.ByPath:
+		return p.part.Path == device.Value
+	case config.ByUUID:
+		return p.fs.UUID != "" && strings.EqualFold(p.fs.UUID, device.Value)
+	case config.ByLabel:
+		return p.fs.Label != "" && p.fs.Label == device.Value
+	case config.ByPartUUID:
+		return p.entry.PartUUID != "" && strings.EqualFold(p.entry.PartUUID, device.Value)
+	case config.ByPartLabel:
+		return p.entry.Name != "" && p.entry.Name == device.Value
+	case config.ByNumber:
+		return target != nil && p.disk.Name == target.Name && p.part.Number == device.Number()
+	}
+	return false
+}
+
+// find returns the one place that is named.
+func (r *Run) find(device config.Device, target *disk.Disk) (place, error) {
+	all, err := r.places()
+	if err != nil {
+		return place{}, err
+	}
+	var found []place
+	for _, p := range all {
+		if matches(p, device, target) {
+			found = append(found, p)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return place{}, fmt.Errorf("find %s: %s", device, seen(all))
+	}
+	return place{}, fmt.Errorf("find %s: %d partitions are called so: %s", device, len(found), names(found))
+}
+
+func seen(all []place) string {
+	if len(all) == 0 {
+		return "this machine shows no disk at all; is the driver of its controller in the initrd?"
+	}
+	return "this machine has " + names(all)
+}
+
+func names(all []place) string {
+	var s []string
+	for _, p := range all {
+		s = append(s, p.String())
+	}
+	return strings.Join(s, ", ")
+}
+
+// await waits until the named place is there.
+func (r *Run) await(ctx context.Context, device config.Device, target *disk.Disk) (place, error) {
+	var p place
+	err := r.Uevents.Await(ctx, device.String(), r.Config.Machine.DeviceTimeout.Duration, func() (bool, error) {
+		var err error
+		p, err = r.find(device, target)
+		return err == nil, err
+	})
+	return p, err
+}
+
+// mount mounts a place on a directory of our own, which is made.
+func (r *Run) mount(ctx context.Context, p place, dir string, flags uintptr) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make mount point: %w", err)
+	}
+	return r.mountOn(ctx, p, dir, flags)
+}
+
+func (r *Run) mountOn(ctx context.Context, p place, dir string, flags uintptr) error {
+	kind := p.fs.Type
+	switch {
+	case kind == "":
+		return fmt.Errorf("mount %s: no filesystem that is known", p.part.Path)
+	case !p.fs.Mountable():
+		return report.Hint(fmt.Errorf("mount %s: it is %s, which is not supported here", p.part.Path, kind),
+			"reimager mounts ext2/3/4, xfs, btrfs and vfat that lie directly on a partition")
+	case kind == "ext2" || kind == "ext3":
+		kind = "ext4" // its driver serves all three (CONFIG_EXT4_USE_FOR_EXT2)
+	}
+	if err := r.Drivers.Filesystem(ctx, kind); err != nil {
+		return fmt.Errorf("mount %s: %w", p.part.Path, err)
+	}
+	// Nothing on these filesystems is ever run or opened as a device by us.
+	err := unix.Mount(p.part.Path, dir, kind, flags|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOATIME, "")
+	if errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("mount %s: it is in use", p.part.Path)
+	}
+	if err != nil {
+		return fmt.Errorf("mount %s as %s: %w", p.part.Path, kind, err)
+	}
+	r.Report.Detail("mounted %s on %s", p, dir)
+	return nil
+}
+
+// device resolves what an fstab names. A plain /dev/sda6 that is not there is
+// looked for by its number on the given disk, as letters change.
+func (r *Run) device(spec string, on *disk.Disk) (place, error) {
+	device, err := config.ParseDevice(spec)
+	if err != nil {
+		return place{}, err
+	}
+	if strings.HasPrefix(device.Value, "/dev/mapper/") || strings.HasPrefix(device.Value, "/dev/md") {
+		return place{}, report.Hint(fmt.Errorf("find %s: LVM, RAID and encrypted filesystems are not supported", spec), "name plain partitions in [old] or [new] mounts")
+	}
+	p, err := r.find(device, on)
+	if err == nil || device.Kind != config.ByPath {
+		return p, err
+	}
+	name := filepath.Base(device.Value)
+	digits := name[len(strings.TrimRight(name, "0123456789")):]
+	if number, e := config.ParseDevice("partition " + digits); e == nil {
+		return r.find(number, on)
+	}
+	return p, err
+}

@@ -1,0 +1,216 @@
+package stages
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"reimager/disk"
+	"reimager/report"
+	"reimager/retain"
+	"reimager/wake"
+)
+
+// Restored is a disk with the machine's own files on it, compared with the
+// archive, unmounted and flushed. Only its first sector is missing.
+type Restored struct{ *Written }
+
+// Restore puts the retained files back and leaves log and record. With an empty
+// list and log_dir = "off" it mounts nothing, so that the disk stays the image.
+func (r *Run) Restore(ctx context.Context, w *Written) (*Restored, error) {
+	done := r.stage("restore")
+	if !r.restores() {
+		done(0)
+		return &Restored{w}, nil
+	}
+	root, err := r.findNewRoot(ctx, &w.Disk)
+	if err != nil {
+		return nil, err
+	}
+	r.Report.Printf("new root %s", root)
+	var put *retain.Report
+	if w.ArchiveBytes > 0 {
+		if put, err = r.putBack(ctx, root, w); err != nil {
+			return nil, err
+		}
+		if err := r.compare(ctx, root, put); err != nil {
+			return nil, err
+		}
+	}
+	done(w.ArchiveBytes)
+	r.Record.Outcome = "restored"
+	r.notePeak()
+	return &Restored{w}, r.leaveLog(ctx, root, w)
+}
+
+// findNewRoot waits for the root that the image brought.
+func (r *Run) findNewRoot(ctx context.Context, target *disk.Disk) (place, error) {
+	if named := r.Config.New.Root; !named.IsZero() {
+		return r.await(ctx, named, target)
+	}
+	var root place
+	err := r.Uevents.Await(ctx, "the new root", r.Config.Machine.DeviceTimeout.Duration, func() (bool, error) {
+		var err error
+		root, err = r.findRoot(ctx, newDir, func(p place) bool { return p.disk.Name == target.Name })
+		return err == nil, err
+	})
+	return root, err
+}
+
+// onNewSystem mounts the new system, calls use, and unmounts and flushes it.
+func (r *Run) onNewSystem(ctx context.Context, root place, flags uintptr, use func() error) error {
+	err := r.mountSystem(ctx, root, r.Config.New.Mounts, newDir, flags)
+	if err == nil {
+		err = use()
+	}
+	if flags&unix.MS_RDONLY == 0 {
+		// Delayed writes fail here, where they can still be told of.
+		err = errors.Join(err, syncAll(newDir))
+	}
+	return errors.Join(err, wake.UnmountBelow(newDir))
+}
+
+// syncAll syncs every filesystem that is mounted at or below dir.
+func syncAll(dir string) error {
+	points, err := wake.MountsBelow(dir)
+	all := []error{err}
+	for _, p := range points {
+		all = append(all, syncOne(p))
+	}
+	return errors.Join(all...)
+}
+
+func syncOne(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	// syncfs reports errors of delayed writes from Linux 5.8 on: syncfs(2).
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return errors.Join(fmt.Errorf("sync %s: %w", dir, err), f.Close())
+	}
+	return f.Close()
+}
+
+func (r *Run) options() retain.Options {
+	o := retain.Options{Owners: retain.ByName}
+	if r.Config.Retain.Owners == "id" {
+		o.Owners = retain.ByID
+	}
+	return o
+}
+
+func (r *Run) putBack(ctx context.Context, root place, w *Written) (*retain.Report, error) {
+	archive, err := os.Open(ramArchive)
+	if err != nil {
+		return nil, fmt.Errorf("open archive: %w", err)
+	}
+	defer archive.Close()
+	bar := r.Report.Progress("restore", w.ArchiveBytes)
+	o := r.options()
+	last := int64(0)
+	o.Progress = func(n int64) { bar.Add(n - last); last = n }
+	var put *retain.Report
+	err = r.onNewSystem(ctx, root, 0, func() error {
+		var err error
+		put, err = retain.Restore(ctx, newDir, archive, o)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	bar.Done()
+	r.Record.Retained = put
+	for _, c := range put.Conflicts {
+		r.warn("%s was not put back: %s", c.Path, c.Why)
+	}
+	for _, l := range put.Lost {
+		r.warn("%s lost its %s: %s", l.Path, l.Attribute, l.Why)
+	}
+	for _, u := range put.Unmapped {
+		r.warn("the new system has no %s %q; %d files keep the number %d", u.Kind, u.Name, u.Files, u.ID)
+	}
+	r.Report.Printf("restore  %d files and directories are back", len(put.Entries))
+	return put, nil
+}
+
+// compare mounts the new system anew and compares it with the archive. What the
+// restore reported itself is no news.
+func (r *Run) compare(ctx context.Context, root place, put *retain.Report) error {
+	archive, err := os.Open(ramArchive)
+	if err != nil {
+		return fmt.Errorf("open archive: %w", err)
+	}
+	defer archive.Close()
+	var differences []retain.Difference
+	err = r.onNewSystem(ctx, root, unix.MS_RDONLY, func() error {
+		var err error
+		differences, err = retain.Verify(ctx, newDir, archive, r.options())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	known := map[retain.Path]bool{}
+	for _, c := range put.Conflicts {
+		known[c.Path] = true
+	}
+	for _, l := range put.Lost {
+		known[l.Path] = true
+	}
+	var all []error
+	for _, d := range differences {
+		if !known[d.Path] {
+			all = append(all, fmt.Errorf("compare %s: %s is %s, expected %s", d.Path, d.What, d.Got, d.Want))
+		}
+	}
+	if len(all) == 0 {
+		r.Report.Printf("restore  every one was read back and is as it was")
+	}
+	return errors.Join(all...)
+}
+
+// leaveLog puts log and record into the new system. A disk too full for them does
+// not keep a machine from landing.
+func (r *Run) leaveLog(ctx context.Context, root place, w *Written) error {
+	dir := r.Config.New.LogDir
+	if dir == "off" {
+		return nil
+	}
+	return r.onNewSystem(ctx, root, 0, func() error {
+		if err := r.writeLog(dir); err != nil {
+			r.warn("leave the log in %s: %v", dir, err)
+		} else {
+			r.Report.Printf("log      %s and %s", path.Join(dir, "reimager.log"), path.Join(dir, "record.json"))
+		}
+		return nil
+	})
+}
+
+func (r *Run) writeLog(dir string) error {
+	system, err := os.OpenRoot(newDir)
+	if err != nil {
+		return err
+	}
+	defer system.Close()
+	dir = strings.TrimPrefix(dir, "/")
+	if err := system.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	log, err := os.ReadFile(r.LogFile)
+	if err != nil {
+		return err
+	}
+	record, err := r.Record.Encode()
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		report.WriteFile(system, path.Join(dir, "reimager.log"), log, 0o600),
+		report.WriteFile(system, path.Join(dir, "record.json"), record, 0o600))
+}

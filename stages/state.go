@@ -1,0 +1,99 @@
+package stages
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"reimager/disk"
+)
+
+// save keeps what was gathered for a worker that has to take over.
+func (g *Gathered) save() error {
+	text, err := json.Marshal(g.gathered)
+	if err != nil {
+		return fmt.Errorf("save what was gathered: %w", err)
+	}
+	if err := os.WriteFile(ramState, text, 0o600); err != nil {
+		return fmt.Errorf("save what was gathered: %w", err)
+	}
+	return nil
+}
+
+// Resume returns what an earlier worker gathered, so that the write can begin
+// again from RAM.
+func (r *Run) Resume() (*Gathered, error) {
+	text, err := os.ReadFile(ramState)
+	if err != nil {
+		return nil, fmt.Errorf("resume: %w", err)
+	}
+	g := &Gathered{}
+	if err := json.Unmarshal(text, &g.gathered); err != nil {
+		return nil, fmt.Errorf("resume: %w", err)
+	}
+	// The disk may have another letter by now, if it was lost for a moment.
+	all, err := r.Disks.List()
+	if err != nil {
+		return nil, err
+	}
+	*r.Record = *g.Record
+	for _, d := range all {
+		if d.Name == g.Disk.Name && d.Serial == g.Disk.Serial && d.Bytes == g.Disk.Bytes {
+			return g, nil
+		}
+	}
+	return nil, fmt.Errorf("resume: %s is gone", g.Disk.String())
+}
+
+// memory returns a line of /proc/meminfo in bytes: proc_meminfo(5).
+func memory(key string) (int64, error) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("read memory: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if v, ok := strings.CutPrefix(line, key+":"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("read memory: no %s in /proc/meminfo", key)
+}
+
+// peakMemory returns the highest resident memory of a process in bytes.
+func peakMemory(pid string) int64 {
+	text, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kib, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
+			return kib << 10
+		}
+	}
+	return 0
+}
+
+func readAtMost(f io.Reader, limit int64) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = fmt.Errorf("longer than %s", disk.Size(limit))
+	}
+	return text, err
+}
+
+// NoteMachine fills in what the record says of the machine.
+func (r *Run) NoteMachine(kernel string, wakeSeconds float64) error {
+	total, err := memory("MemTotal")
+	r.Record.Machine.Kernel, r.Record.Machine.MemoryBytes, r.Record.Machine.WakeSeconds = kernel, total, wakeSeconds
+	return err
+}
+
+func (r *Run) notePeak() { r.Record.Machine.PeakBytes = peakMemory("self") + peakMemory("1") }
+
+var errNotCastOff = errors.New("the disk refused the first write; nothing was changed")
