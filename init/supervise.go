@@ -216,9 +216,14 @@ func trace(path string, n int) []string {
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	for i := len(lines) - 1; i >= 0; i-- {
-		if strings.HasPrefix(lines[i], "panic:") || strings.HasPrefix(lines[i], "fatal error:") {
-			return lines[i:min(len(lines), i+n)]
+		if !strings.HasPrefix(lines[i], "panic:") && !strings.HasPrefix(lines[i], "fatal error:") {
+			continue
 		}
+		end := i
+		for end < len(lines) && end < i+n && !strings.HasPrefix(lines[end], "[ ") { // our own lines
+			end++
+		}
+		return lines[i:end]
 	}
 	return nil
 }

@@ -137,6 +137,23 @@ func armed(t *testing.T) *scenario.Kiosk {
 	return &k
 }
 
+// rebake replaces the initrd of an armed kiosk.
+func rebake(t *testing.T, k *scenario.Kiosk, config string, flags ...string) {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "reimager.toml"), []byte(config), 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "list"), []byte(scenario.UsualList), 0o644))
+	imagebuild, err := scenario.Program("imagebuild")
+	must(t, err)
+	edit(t, k.Disk, lab.KioskBoot, func(boot string) {
+		args := []string{"initrd", "--config", filepath.Join(dir, "reimager.toml"), "--retain", filepath.Join(dir, "list"),
+			"--modules", k.Kernel.Modules, "-o", filepath.Join(boot, "reimager/initrd")}
+		if out, err := exec.Command(imagebuild, append(args, flags...)...).CombinedOutput(); err != nil {
+			t.Fatalf("imagebuild: %v\n%s", err, out)
+		}
+	})
+}
+
 // tree reads a partition's files.
 func tree(t *testing.T, disk string, partition int) map[string]lab.Entry {
 	t.Helper()

@@ -2,7 +2,6 @@ package stages
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -40,7 +39,9 @@ func (r *Run) Resume() (*Gathered, error) {
 	if err != nil {
 		return nil, err
 	}
+	attempts := r.Record.Attempts
 	*r.Record = *g.Record
+	r.Record.Attempts = attempts
 	for _, d := range all {
 		if d.Name == g.Disk.Name && d.Serial == g.Disk.Serial && d.Bytes == g.Disk.Bytes {
 			return g, nil
@@ -95,5 +96,3 @@ func (r *Run) NoteMachine(kernel string, wakeSeconds float64) error {
 }
 
 func (r *Run) notePeak() { r.Record.Machine.PeakBytes = peakMemory("self") + peakMemory("1") }
-
-var errNotCastOff = errors.New("the disk refused the first write; nothing was changed")

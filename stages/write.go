@@ -58,6 +58,8 @@ func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 	return &Written{g}, nil
 }
 
+var errNotCastOff = errors.New("the disk refused the first write; nothing was changed")
+
 // castOff is the point of no return.
 func (r *Run) castOff(g *Gathered, dev *disk.Device) error {
 	holding, err := boot.HoldingSector(g.Sector0)

@@ -71,8 +71,7 @@ func TestInverseBWT(t *testing.T) {
 }
 
 func BenchmarkInverseBWT(b *testing.B) {
-	// The column of a text would need its sorting; that of noise has the same
-	// pattern of access once the texts' order is gone.
+	// Noise is a column in which the walk jumps as much as in that of a text.
 	column := noise(maxText)
 	mapping, n := columnOf(column)
 	whole := *mapping

@@ -48,8 +48,7 @@ func dsnetCompress(t testing.TB, data []byte, level int) []byte {
 	return out.Bytes()
 }
 
-// dsnetDecode returns what dsnet makes of a file. Its Writer panics on none of
-// the tests' files, its Reader not either.
+// dsnetDecode returns what dsnet makes of a file.
 func dsnetDecode(p []byte) ([]byte, error) {
 	r, err := dsnet.NewReader(bytes.NewReader(p), nil)
 	if err != nil {

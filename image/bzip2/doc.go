@@ -32,13 +32,13 @@
 //   - Bytes after the last stream: an error here and in dsnet, also where a
 //     valid stream follows them. The command bzip2 ignores them with a warning.
 //   - Randomised blocks: decoded here and by bzip2, an error in dsnet.
-//   - An empty file: an error here and in dsnet, and in bzip2 unless forced.
 //   - A block that is longer than any set of its symbols could need, which only
 //     code lengths that go up and down for ever can bring about: an error here,
 //     accepted by the other two.
 //
 // Over- and under-subscribed prefix codes are treated as all three treat them:
-// what no code reaches is an error only where it is met (lbzip2 writes such
-// codes as unused second table). More selectors than needed, and padding bits
-// that aren't zero, are accepted by all.
+// a pattern without a code is an error only where it is met. lbzip2 relies on
+// that, for it writes an under-subscribed second table that no selector uses,
+// and more selectors than needed. Padding bits that aren't zero are accepted by
+// all, an empty file by none.
 package bzip2

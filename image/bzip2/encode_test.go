@@ -84,10 +84,16 @@ func (b testBlock) encode(w *bitWriter) uint32 {
 		text = encodeRuns(b.content, max(b.maxRun, 4))
 	}
 	text = slices.Clone(text)
+	randomised := uint64(0)
 	if b.randomised {
+		randomised = 1
 		derandomise(text) // it is its own inverse
 	}
-	column, origin := sortRotations(text)
+	var column []byte
+	var origin uint32
+	if b.symbols == nil {
+		column, origin = sortRotations(text)
+	}
 	if b.origin != nil {
 		origin = *b.origin
 	}
@@ -117,7 +123,7 @@ func (b testBlock) encode(w *bitWriter) uint32 {
 
 	w.write(blockMagic, magicBits)
 	w.write(uint64(crc), 32)
-	w.write(uint64(len2(b.randomised)), 1)
+	w.write(randomised, 1)
 	w.write(uint64(origin), 24)
 	writeInUse(w, inUse)
 	w.write(uint64(len(tables)), 3)
@@ -136,13 +142,7 @@ func (b testBlock) encode(w *bitWriter) uint32 {
 	return crc
 }
 
-func len2(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
+// encodeRuns is the first run-length coding, with runs of up to maxRun, at least 4.
 func encodeRuns(content []byte, maxRun int) []byte {
 	var text []byte
 	for i := 0; i < len(content); {
@@ -153,8 +153,6 @@ func encodeRuns(content []byte, maxRun int) []byte {
 		text = append(text, bytes.Repeat(content[i:i+1], min(n, 4))...)
 		if n >= 4 {
 			text = append(text, byte(n-4))
-		} else if n == maxRun {
-			panic("maxRun below 4")
 		}
 		i += n
 	}

@@ -66,6 +66,27 @@ func FuzzBlock(f *testing.F) {
 	})
 }
 
+// FuzzSymbols makes blocks of any symbols, which are mostly the transform of no
+// text, with a checksum that is right, and compares with dsnet.
+func FuzzSymbols(f *testing.F) {
+	f.Add([]byte("abracadabra"), uint32(3))
+	f.Add([]byte{5, 0, 5, 1, 1, 0, 9, 9, 0, 0, 3, 3}, uint32(0))
+	f.Add(bytes.Repeat([]byte{3, 0}, 300), uint32(100))
+	f.Add(append([]byte{0}, bytes.Repeat([]byte{1, 1, 1, 1, 1, 4}, 30)...), uint32(1))
+	f.Fuzz(func(t *testing.T, symbols []byte, origin uint32) {
+		b, malformed := disguise(symbols, origin&(1<<24-1))
+		file := encode(testStream{blocks: []testBlock{b, {content: []byte("and on")}}})
+		got, err := readUpTo(bytes.NewReader(file), 2, 256<<20)
+		want, wantErr := dsnetDecode(file)
+		if (err == io.EOF) != (wantErr == nil) || (malformed == nil) != (wantErr == nil) {
+			t.Fatalf("error %v; dsnet: %v; stages: %v", err, wantErr, malformed)
+		}
+		if wantErr == nil && !bytes.Equal(got, want) {
+			t.Fatal(difference(got, want))
+		}
+	})
+}
+
 // iotestChunks returns three bytes at a time.
 type iotestChunks struct{ r io.Reader }
 

@@ -1,5 +1,7 @@
 package bzip2
 
+import "math/bits"
+
 const (
 	maxSymbols   = 258 // 256 bytes less one, two run symbols, end of block
 	maxTables    = 6
@@ -77,14 +79,12 @@ func (h *header) readSelectors(fields *fields) error {
 	h.selectors = h.selectors[:0]
 	order := [maxTables]uint8{0, 1, 2, 3, 4, 5}
 	for range count {
-		place := 0
-		for fields.read(1) == 1 {
-			if place++; place == h.tables {
-				return malformed("selector of a table that is not there")
-			}
-		}
+		place := fields.ones(h.tables)
 		if fields.err != nil {
 			return fields.err
+		}
+		if place == h.tables {
+			return malformed("selector of a table that is not there")
 		}
 		chosen := order[place]
 		copy(order[1:], order[:place])
@@ -146,4 +146,21 @@ func (f *fields) read(n uint) uint32 {
 	v, err := f.r.read(n)
 	f.err = err
 	return v
+}
+
+// ones returns the number of ones in front of the next zero, which is passed
+// over too, but at most limit, up to 15, of them.
+func (f *fields) ones(limit int) int {
+	if f.err != nil {
+		return 0
+	}
+	if f.r.count < 16 {
+		if f.err = f.r.more(); f.err != nil {
+			return 0
+		}
+		f.r.refill()
+	}
+	n := min(bits.LeadingZeros64(^f.r.acc), limit)
+	f.r.skip(uint(n + 1))
+	return n
 }

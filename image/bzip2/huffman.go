@@ -1,6 +1,9 @@
 package bzip2
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // Symbols 0 and 1 are digits of a run length; symbol s from 2 on stands for
 // place s-1 of the move-to-front list; the last symbol in use ends the block.
@@ -8,15 +11,16 @@ import "encoding/binary"
 const (
 	lookupBits = 11
 
-	// A table entry holds the symbols that the next lookupBits bits begin with:
-	// two operations, the bits of the first code, the bits of both, and how many
-	// symbols they are. An entry of zero means that a longer code, the end of the
-	// block, or no code at all comes first.
+	// A table entry holds what the next lookupBits bits begin with: in the low 6
+	// bits the length of the code or the two codes, then an operation for each,
+	// and whether they are two. An entry of zero means that a longer code, the end
+	// of the block, or no code at all comes first.
+	lengthMask = 1<<6 - 1
 	opBits     = 11
 	opMask     = 1<<opBits - 1
-	bitsShift  = 2 * opBits
-	firstShift = bitsShift + 4
-	pairShift  = firstShift + 4
+	opShift    = 6
+	nextShift  = opShift + opBits
+	pairShift  = nextShift + opBits
 
 	// An operation has a place (0 to 255) and a count, as a move has them, and
 	// a flag that it is a digit. The second operation of an entry with a single
@@ -46,6 +50,8 @@ type codeTable struct {
 	base    [maxCodeBits + 1]int32
 	symbols [maxSymbols]uint16
 	last    int // the symbol that ends the block
+
+	shortest uint // length of the shortest code
 }
 
 // init builds the table. Codes that an over-subscribed set of lengths leaves no
@@ -53,6 +59,7 @@ type codeTable struct {
 // code are an error where they are met.
 func (t *codeTable) init(lengths []uint8) {
 	t.last = len(lengths) - 1
+	t.shortest = uint(slices.Min(lengths))
 	var count [maxCodeBits + 1]int32
 	for _, l := range lengths {
 		count[l]++
@@ -85,7 +92,7 @@ func (t *codeTable) fill(lengths []uint8, count *[maxCodeBits + 1]int32) {
 			index++
 			var entry uint32
 			if symbol != t.last {
-				entry = operation(symbol) | digitFlag<<opBits | uint32(l)<<bitsShift | uint32(l)<<firstShift
+				entry = operation(symbol)<<opShift | digitFlag<<nextShift | uint32(l)
 			}
 			for range min(1<<(lookupBits-l), len(t.entries)-at) {
 				t.entries[at] = entry
@@ -99,26 +106,30 @@ func (t *codeTable) fill(lengths []uint8, count *[maxCodeBits + 1]int32) {
 // pair adds to each entry the symbol that follows, where its code lies within
 // the bits looked up, too.
 func (t *codeTable) pair() {
-	for i, e := range t.entries {
-		length := e >> firstShift & 15
-		if length == 0 || length == lookupBits {
+	single := t.entries
+	for i, e := range single {
+		length := e & lengthMask
+		if length == 0 {
 			continue
 		}
-		// What follows is looked up by its first symbol only: it may be paired already.
-		e2 := t.entries[i<<length&(len(t.entries)-1)]
-		length2 := e2 >> firstShift & 15
+		next := single[i<<length&(len(single)-1)]
+		length2 := next & lengthMask
 		if length2 == 0 || length+length2 > lookupBits {
 			continue
 		}
-		e &^= opMask << opBits
-		t.entries[i] = e + e2&opMask<<opBits + length2<<bitsShift + 1<<pairShift
+		e &^= opMask << nextShift
+		t.entries[i] = e + length2 + next>>opShift&opMask<<nextShift + 1<<pairShift
 	}
 }
 
 // slow returns the next symbol and the length of its code, for codes of any
 // length; the length is 0 where no code matches.
 func (t *codeTable) slow(acc uint64) (symbol int, length uint) {
-	for l := uint(1); l <= maxCodeBits; l++ {
+	l := t.shortest
+	if int32(acc>>(64-lookupBits)) > t.limit[lookupBits] {
+		l = lookupBits + 1
+	}
+	for ; l <= maxCodeBits; l++ {
 		if code := int32(acc >> (64 - l)); code <= t.limit[l] {
 			return int(t.symbols[code-t.base[l]]), l
 		}
@@ -136,7 +147,6 @@ func decodeSymbols(r *bitReader, selectors []uint8, tables *[maxTables]codeTable
 		move  uint64 // the move that digits still add to
 		n     int    // its place in moves
 		digit uint64 // position of the next digit
-		runs  uint64 // all positions so far, or-ed
 	)
 	moves[0] = 0
 	for _, selector := range selectors {
@@ -161,7 +171,11 @@ func decodeSymbols(r *bitReader, selectors []uint8, tables *[maxTables]codeTable
 			pos += int(63-count) >> 3
 			count |= 56
 			// 56 bits are enough for one long code behind three looked up.
-			for range 4 {
+			lookups := 4
+			if left < 2*4 {
+				lookups = 1
+			}
+			for ; lookups > 0; lookups-- {
 				e := t.entries[acc>>(64-lookupBits)]
 				if e == 0 || left == 1 {
 					symbol, length := t.slow(acc)
@@ -169,47 +183,41 @@ func decodeSymbols(r *bitReader, selectors []uint8, tables *[maxTables]codeTable
 						r.acc, r.count, r.pos = acc, count, pos
 						return malformed("code that no symbol has")
 					}
-					acc <<= length
-					count -= length
 					if symbol == t.last {
-						r.acc, r.count, r.pos = acc, count, pos
+						r.acc, r.count, r.pos = acc<<length, count-length, pos
 						return list.apply(moves[:n+1])
 					}
-					e = operation(symbol) | digitFlag<<opBits
-				} else {
-					length := uint(e >> bitsShift & 15)
-					acc <<= length
-					count -= length
+					e = uint32(length) | operation(symbol)<<opShift | digitFlag<<nextShift
+					lookups = 1
 				}
-				pair := uint64(e >> pairShift & 1)
+				acc <<= e & lengthMask
+				count -= uint(e & lengthMask)
+				pair := uint64(e >> pairShift)
 
-				isDigit := uint64(int64(e) << (63 - digitShift) >> 63)
+				isDigit := uint64(int64(e) << (63 - digitShift - opShift) >> 63)
 				digit &= isDigit
-				runs |= digit
-				move = move&isDigit + uint64(e&moveMask)<<(digit&63)
+				move = move&isDigit + uint64(e>>opShift&moveMask)<<(digit&63)
 				digit += isDigit & 1
 				n += 1 + int(isDigit)
 				moves[n&(len(moves)-1)] = move
 
-				isDigit = uint64(int64(e) << (63 - digitShift - opBits) >> 63)
+				isDigit = uint64(int64(e) << (63 - digitShift - nextShift) >> 63)
 				digit &= isDigit
-				runs |= digit
-				move = move&isDigit + uint64(e>>opBits&moveMask)<<(digit&63)
+				move = move&isDigit + uint64(e>>nextShift&moveMask)<<(digit&63)
 				digit += isDigit & pair
 				n += 1 + int(isDigit)
 				moves[n&(len(moves)-1)] = move
 
 				left -= 1 + int(pair)
-				if left <= 0 || count < maxCodeBits {
-					break
-				}
+			}
+			// Twenty digits are a million; eight more, until this is reached again,
+			// don't overflow a move.
+			if digit > 20 {
+				r.acc, r.count, r.pos = acc, count, pos
+				return malformed("run is longer than a block")
 			}
 		}
 		r.acc, r.count, r.pos = acc, count, pos
-		if runs >= 32 {
-			// A run of 2^32; with fewer digits than that moves don't overflow.
-			return malformed("run is longer than a block")
-		}
 	}
 	return malformed("no end of block within the selectors")
 }

@@ -74,7 +74,7 @@ func applyMovesGo(list *[256]byte, rank *[256]uint32, column []uint32, n int, mo
 	high := binary.LittleEndian.Uint64(list[8:])
 	for _, move := range moves {
 		place := uint(move & byteMask)
-		count := int(move >> placeBits)
+		count := move >> placeBits
 		var b uint64
 		switch {
 		case place < 8:
@@ -95,7 +95,7 @@ func applyMovesGo(list *[256]byte, rank *[256]uint32, column []uint32, n int, mo
 			high = high<<8 | low>>56
 			low = low<<8 | b
 		}
-		if count > len(column)-mapSlack-n {
+		if count > uint64(len(column)-mapSlack-n) {
 			return -1
 		}
 		e := rank[b]

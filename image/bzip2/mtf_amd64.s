@@ -79,49 +79,11 @@ run:
 	MOVQ    BX, R9
 	JMP     next
 
-	// The byte is loaded from where its register has just been stored.
 deep:
-	CMPL BX, $32
-	JAE  deep64
-
 	VMOVDQU      Y0, 0(DI)
-	VPBROADCASTB (DI)(BX*1), Y13
-	MOVBLZX      (DI)(BX*1), DX
-	NEGQ         BX
-	LEAQ         KEEP+255(R13)(BX*1), BX
-	SHIFT(Y13, Y0, 0)
-	JMP          emit
-
-deep64:
-	CMPL BX, $64
-	JAE  deep128
-
 	VMOVDQU      Y1, 32(DI)
-	VPBROADCASTB (DI)(BX*1), Y13
-	MOVBLZX      (DI)(BX*1), DX
-	NEGQ         BX
-	LEAQ         KEEP+255(R13)(BX*1), BX
-	SHIFT(Y0, Y1, 32)
-	SHIFT(Y13, Y0, 0)
-	JMP          emit
-
-deep128:
-	CMPL BX, $128
-	JAE  deep256
-
 	VMOVDQU      Y2, 64(DI)
 	VMOVDQU      Y3, 96(DI)
-	VPBROADCASTB (DI)(BX*1), Y13
-	MOVBLZX      (DI)(BX*1), DX
-	NEGQ         BX
-	LEAQ         KEEP+255(R13)(BX*1), BX
-	SHIFT(Y2, Y3, 96)
-	SHIFT(Y1, Y2, 64)
-	SHIFT(Y0, Y1, 32)
-	SHIFT(Y13, Y0, 0)
-	JMP          emit
-
-deep256:
 	VMOVDQU      Y4, 128(DI)
 	VMOVDQU      Y5, 160(DI)
 	VMOVDQU      Y6, 192(DI)

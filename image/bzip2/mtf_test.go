@@ -63,7 +63,11 @@ func TestMoverCapacity(t *testing.T) {
 		"best": newMover().apply,
 	}
 	for name, apply := range movers {
-		for _, test := range []struct{ size, n, count, want int }{
+		for _, test := range []struct {
+			size, n int
+			count   uint64
+			want    int
+		}{
 			{100, 0, 100, 100},
 			{100, 0, 101, -1},
 			{100, 99, 1, 100},
@@ -78,7 +82,7 @@ func TestMoverCapacity(t *testing.T) {
 			column[test.size+mapSlack] = canary
 			var list [256]byte
 			var rank [256]uint32
-			moves := []uint64{uint64(test.count)<<placeBits | 200}
+			moves := []uint64{test.count<<placeBits | 200}
 			if got := apply(&list, &rank, column[:test.size+mapSlack], test.n, moves); got != test.want {
 				t.Errorf("%s: %d of %d entries, %d more: n = %d; want %d", name, test.n, test.size, test.count, got, test.want)
 			}

@@ -14,7 +14,7 @@ const maxZeros = 64 << 20
 // Options says how to decode. The zero value is good.
 type Options struct {
 	// Workers is how many blocks are decoded at a time, GOMAXPROCS if it isn't
-	// positive. Each takes 12 MiB; 3 MiB are needed besides.
+	// positive. Each takes up to 11 MiB; 4 MiB are needed besides.
 	Workers int
 }
 

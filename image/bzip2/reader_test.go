@@ -124,7 +124,16 @@ func TestDecodeOddBlocks(t *testing.T) {
 			for _, b := range test.blocks {
 				want = append(want, b.content...)
 			}
-			checkDecodes(t, encode(testStream{blocks: test.blocks}), want)
+			file := encode(testStream{blocks: test.blocks})
+			checkDecodes(t, file, want)
+			if _, err := exec.LookPath("bzip2"); err != nil {
+				return
+			}
+			cmd := exec.Command("bzip2", "-dc")
+			cmd.Stdin = bytes.NewReader(file)
+			if got, err := cmd.Output(); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("bzip2 -dc: error %v, %s", err, difference(got, want))
+			}
 		})
 	}
 }
@@ -185,11 +194,11 @@ func TestMagicInsideABlock(t *testing.T) {
 		{"blocks", bytes.Repeat(inner[headerSize:], 60)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			block := disguise(test.decoy)
-			file := encode(testStream{blocks: []testBlock{{content: prose(500)}, block, {content: noise(500)}, block}})
-			if n := bytes.Count(file, test.decoy[:6]); n == 0 {
-				t.Log("the decoys are not at byte boundaries")
+			block, err := disguise(test.decoy, 0)
+			if err != nil {
+				t.Fatal(err)
 			}
+			file := encode(testStream{blocks: []testBlock{{content: prose(500)}, block, {content: noise(500)}, block}})
 			want, err := dsnetDecode(file)
 			if err != nil {
 				t.Fatal(err)
@@ -200,52 +209,48 @@ func TestMagicInsideABlock(t *testing.T) {
 }
 
 // disguise makes a block whose codes spell p, leaving out bytes that would be
-// the end of the block or a run.
-func disguise(p []byte) testBlock {
+// the end of the block. Its origin is a row of choice, and its checksum that of
+// what the stages of this package make of it: content has to be compared.
+func disguise(p []byte, origin uint32) (testBlock, error) {
 	const used = 254
-	b := testBlock{inUse: ascending(used)}
+	b := testBlock{inUse: ascending(used), origin: &origin}
 	lengths := flatCode(used+2, 8) // complete: symbol s is the byte s
 	b.tables = [][]uint8{lengths, lengths}
-	for _, c := range p {
-		if c == used+1 {
-			c--
-		}
-		b.symbols = append(b.symbols, uint16(c))
-	}
-	b.symbols = append(b.symbols, used+1)
-	// The content is what comes out; take it from the decoder's own parts, as
-	// the whole is compared with dsnet's.
-	var m moveToFront
-	m.reset(b.inUse)
 	var list []uint64
 	move, digit := uint64(0), 0
-	for _, s := range b.symbols[:len(b.symbols)-1] {
-		op := operation(int(s))
+	for _, c := range p {
+		symbol := min(int(c), used)
+		b.symbols = append(b.symbols, uint16(symbol))
+		op := uint64(operation(symbol))
 		if op&digitFlag == 0 {
 			list = append(list, move)
-			move, digit = uint64(op&moveMask), 0
+			move, digit = op, 0
 			continue
 		}
-		move += uint64(op&moveMask) << digit
-		digit++
+		move += op & moveMask << digit
+		if digit++; digit > 40 {
+			return b, malformed("run")
+		}
 	}
-	list = append(list, move)
-	if err := m.apply(list); err != nil {
-		panic(err)
+	b.symbols = append(b.symbols, used+1)
+	var m moveToFront
+	m.reset(b.inUse)
+	if err := m.apply(append(list, move)); err != nil {
+		return b, err
+	}
+	if origin >= uint32(m.n) {
+		return b, malformed("origin")
 	}
 	m.finish()
 	var inverse inverseBWT
-	origin := uint32(0)
-	b.origin = &origin
-	text := inverse.decode(m.column, m.n, origin)
-	b.content = expandAll(text)
-	b.text = text
-	return b
+	b.text = inverse.decode(m.column, m.n, origin)
+	content, err := expandAll(b.text)
+	b.content = content
+	return b, err
 }
 
 // expandAll undoes the first run-length coding of a text.
-func expandAll(text []byte) []byte {
-	var content []byte
+func expandAll(text []byte) (content []byte, err error) {
 	x := expander{
 		take: func() (*batch, error) { return new(batch), nil },
 		emit: func(b *batch) error {
@@ -261,14 +266,12 @@ func expandAll(text []byte) []byte {
 			return nil
 		},
 	}
-	if _, err := x.expand(text); err != nil {
-		panic(err)
-	}
-	return content
+	_, err = x.expand(text)
+	return content, err
 }
 
-// TestGigabyteOfZeros decodes a file of 1 GiB of zeros: if they were
-// materialised, chunk by chunk, this would show.
+// TestGigabyteOfZeros decodes a file of 1 GiB of zeros, none of which may be
+// materialised.
 func TestGigabyteOfZeros(t *testing.T) {
 	const streams, size = 16, 64 << 20
 	file := bytes.Repeat(compressZeros(t, size), streams)
@@ -290,6 +293,36 @@ func TestGigabyteOfZeros(t *testing.T) {
 	}
 	if total != streams*size {
 		t.Errorf("%d zeros; want %d", total, streams*size)
+	}
+}
+
+// TestMemory decodes files that expand a lot or have many decoys, and counts
+// all that is ever allocated.
+func TestMemory(t *testing.T) {
+	decoys, err := disguise(bytes.Repeat([]byte{0x31, 0x41, 0x59, 0x26, 0x53, 0x59}, 20_000), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, file := range map[string][]byte{
+		"runs":   bytes.Repeat(compress(t, bytes.Repeat([]byte("z"), 40<<20), 9), 5),
+		"decoys": bytes.Repeat(encode(testStream{blocks: []testBlock{decoys}}), 20),
+		"dense":  bytes.Repeat(compress(t, noise(3_000_000), 9), 5),
+		"empty":  bytes.Repeat(encode(testStream{}), 300_000),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		r := NewReader(bytes.NewReader(file), Options{Workers: 2})
+		for err = nil; err == nil; {
+			_, err = r.Next()
+		}
+		r.Close()
+		runtime.ReadMemStats(&after)
+		if err != io.EOF {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got, limit := after.TotalAlloc-before.TotalAlloc, uint64(30<<20); got > limit {
+			t.Errorf("%s: %d bytes allocated; want at most %d", name, got, limit)
+		}
 	}
 }
 

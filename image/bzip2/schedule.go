@@ -156,8 +156,8 @@ func (d *decoder) ended() error {
 	return &Error{Kind: Truncated, Offset: d.window.high}
 }
 
-// setScanned notes where a job's block ends.
-func (d *decoder) setScanned(j *job, end int64, size int, crc uint32) {
+// setScanned notes where a job's block ends. The error tells to end here.
+func (d *decoder) setScanned(j *job, end int64, size int, crc uint32) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	j.end, j.size, j.crc, j.scanned = end, size, crc, true
@@ -165,6 +165,7 @@ func (d *decoder) setScanned(j *job, end int64, size int, crc uint32) {
 		d.scan = max(d.scan, end) // sooner than the walk, which must be woken
 	}
 	d.changed.Broadcast()
+	return d.unwanted(j)
 }
 
 // setDone notes that a job is through, or why not.

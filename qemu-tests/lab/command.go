@@ -1,7 +1,7 @@
 // Package lab is a virtual machine, its disks and the systems on them, for
-// tests, the demo and benchmarks. Disks are built without root and without
-// loop devices; only ReadTree needs root. Whole machines are QEMU processes that
-// never outlive the program that started them.
+// tests, the demo and benchmarks. Kiosks are built without root and without
+// loop devices; ReadTree, InjectFiles and BuildDebian need root. Whole machines
+// are QEMU processes that never outlive the program that started them.
 package lab
 
 import (

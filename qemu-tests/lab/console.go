@@ -75,7 +75,7 @@ func (c *Console) Bytes() []byte {
 func (c *Console) Lines() []Line {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	escapes := regexp.MustCompile(`\x1b(\[[0-9;?]*[a-zA-Z]|[()][A-Z0-9]|[c=>78])|\r`)
+	escapes := regexp.MustCompile(`\x1b(\[[0-9;?!]*[a-zA-Z]|\][^\x07\x1b]*(\x07|\x1b\\)|[()][A-Z0-9]|[c=>78])|\r`)
 	var lines []Line
 	for i, text := range strings.Split(strings.TrimSuffix(string(c.raw), "\n"), "\n") {
 		if i < len(c.begins) {

@@ -11,7 +11,8 @@ import (
 	"reimager/report"
 )
 
-// debianFormat changes when what is built from the same DebianSpec does.
+// debianFormat changes when the code builds another system from the same
+// DebianSpec and the same files of ours.
 const debianFormat = 1
 
 // DebianPackages are needed to build real Debian systems, beside Packages.
@@ -113,7 +114,11 @@ func (s DebianSpec) key() (Key, error) {
 	if s.RootPartition != 1 && s.RootPartition != 2 {
 		return "", fmt.Errorf("lay out disk: root partition %d, want 1 or 2", s.RootPartition)
 	}
-	parts := []any{debianFormat, s, s.rootKey(), debianInstall, debianDemoUnit}
+	config, err := s.configTree()
+	if err != nil {
+		return "", err
+	}
+	parts := []any{debianFormat, s, s.rootKey(), config}
 	for _, f := range s.Files {
 		if f.Source == "" {
 			continue

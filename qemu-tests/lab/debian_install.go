@@ -84,6 +84,8 @@ func (s DebianSpec) configTree() (Tree, error) {
 	for _, name := range debianMasked() {
 		tree = append(tree, Symlink(unit+name, "/dev/null"))
 	}
+	// Where there is no vsock, systemd 257's complains on the console at each boot.
+	tree = append(tree, Symlink("etc/systemd/system-generators/systemd-ssh-generator", "/dev/null"))
 	return tree, nil
 }
 

@@ -1,14 +1,15 @@
 package lab
 
 import (
-	"bufio"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"reimager/report"
 )
@@ -32,59 +33,205 @@ func needDebian(t *testing.T) Cache {
 	return cache
 }
 
+// debianProbe is started by reimager-demo.service.
+const debianProbe = `#!/bin/sh
+uname -r
+cat /etc/machine-id
+stat -c '%n %U %u %a' /var/lib/atm
+awk '$2 == "/" { print "ROOT", $1, $3 }' /proc/mounts
+wc -l </proc/swaps | xargs echo SWAPS
+systemctl --failed --no-legend | wc -l | xargs echo UNITS FAILED
+echo PROBE END
+`
+
 func TestDebianBoots(t *testing.T) {
 	cache := needDebian(t)
-	for _, spec := range []DebianSpec{OldDebian(), NewDebian()} {
-		t.Run(spec.Suite, func(t *testing.T) {
-			start := time.Now()
-			built, err := BuildDebian(t.Context(), cache, spec)
-			if err != nil {
-				t.Fatal(report.Explain(err))
-			}
-			t.Logf("built or found in %.1f s", time.Since(start).Seconds())
-			path := filepath.Join(t.TempDir(), "disk")
-			if err := CopySparse(path, built.Disk.Path); err != nil {
-				t.Fatal(err)
-			}
-			checkDebian(t, path, spec)
-			script := "#!/bin/sh\nuname -r\nstat -c '%n %u %a' /var/lib/atm\ncat /etc/machine-id\necho \"STATE $(systemctl is-system-running)\"\n"
-			tree := Tree{Text("root/run", 0o755, script)}
-			if err := InjectFiles(t.Context(), path, spec.RootPartition, tree); err != nil {
+	for _, tc := range []struct {
+		spec DebianSpec
+		want []string
+	}{
+		{OldDebian(), []string{"/var/lib/atm atm 990 750", "ROOT /dev/sda1 ext4", "SWAPS 2", "UNITS FAILED 0"}},
+		{NewDebian(), []string{"/var/lib/atm atm 880 750", "ROOT /dev/sda2 ext4", "SWAPS 2", "UNITS FAILED 0"}},
+	} {
+		t.Run(tc.spec.Suite, func(t *testing.T) {
+			path, built := copyDebian(t, cache, tc.spec)
+			if err := InjectFiles(t.Context(), path, tc.spec.RootPartition, Tree{Text("root/run", 0o755, debianProbe)}); err != nil {
 				t.Fatal(err)
 			}
 			vm, ctx := startVM(t, Config{Drives: []Drive{{Path: path}}, NoReboot: true})
-			if err := vm.WaitFor(ctx, spec.LoginPrompt()); err != nil {
+			// Either may come first: the unit waits for no login prompt.
+			prompt := regexp.QuoteMeta(tc.spec.LoginPrompt())
+			if _, err := vm.WaitForMatch(ctx, regexp.MustCompile(`(?s)`+prompt+`.*PROBE END|PROBE END.*`+prompt)); err != nil {
 				t.Fatal(err)
 			}
-			for _, line := range vm.Console.Lines() {
-				if strings.Contains(line.Text, spec.LoginPrompt()) {
-					t.Logf("login prompt after %.1f s", line.At.Seconds())
+			console := string(vm.Console.Bytes())
+			for _, want := range append(tc.want, built.Kernel.Version, tc.spec.MachineID) {
+				if !strings.Contains(console, want) {
+					t.Errorf("console lacks %q:\n%s", want, vm.Console.Last(60))
 				}
 			}
-			if err := vm.WaitFor(ctx, "STATE "); err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("console:\n%s", vm.Console.Last(60))
-			console := string(vm.Console.Bytes())
-			for _, want := range []string{built.Kernel.Version, spec.MachineID} {
-				if !strings.Contains(console, want) {
-					t.Errorf("console lacks %q", want)
+			for _, line := range vm.Console.Lines() {
+				if strings.Contains(line.Text, tc.spec.LoginPrompt()) {
+					t.Logf("login prompt after %.1f s", line.At.Seconds())
 				}
 			}
 		})
 	}
 }
 
-func checkDebian(t *testing.T, path string, spec DebianSpec) {
-	for _, file := range []string{"/boot/grub/grub.cfg", "/etc/passwd"} {
-		content, err := ReadFile(t.Context(), path, spec.RootPartition, file)
-		if err != nil {
-			t.Fatal(err)
+func copyDebian(t *testing.T, cache Cache, spec DebianSpec) (string, Debian) {
+	t.Helper()
+	start := time.Now()
+	built, err := BuildDebian(t.Context(), cache, spec)
+	if err != nil {
+		t.Fatal(report.Explain(err))
+	}
+	t.Logf("built, or found in the cache, in %.1f s", time.Since(start).Seconds())
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := CopySparse(path, built.Disk.Path); err != nil {
+		t.Fatal(err)
+	}
+	return path, built
+}
+
+// TestDebianIdentities compares what must differ between the two systems, or
+// no test could see that it was put back.
+func TestDebianIdentities(t *testing.T) {
+	cache := needDebian(t)
+	specs := []DebianSpec{OldDebian(), NewDebian()}
+	for _, file := range []string{
+		"/etc/machine-id", "/etc/hostname", "/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key.pub", "/etc/fstab", "/boot/grub/grub.cfg",
+	} {
+		var contents []string
+		for _, spec := range specs {
+			built, err := BuildDebian(t.Context(), cache, spec)
+			if err != nil {
+				t.Fatal(report.Explain(err))
+			}
+			content, err := ReadFile(t.Context(), built.Disk.Path, spec.RootPartition, file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			contents = append(contents, string(content))
 		}
-		_ = bufio.NewReader(strings.NewReader(string(content)))
+		if contents[0] == contents[1] || contents[0] == "" || contents[1] == "" {
+			t.Errorf("%s: %q and %q; want two different contents", file, contents[0], contents[1])
+		}
+		if strings.HasSuffix(file, "grub.cfg") && !strings.Contains(contents[0], "next_entry") {
+			t.Errorf("%s does not boot an entry once:\n%s", file, contents[0])
+		}
 	}
 }
 
-var _ = context.Background
-var _ = errors.Is
-var _ = os.Getenv
+func TestDebianImage(t *testing.T) {
+	cache := needDebian(t)
+	start := time.Now()
+	image, err := DebianImage(t.Context(), cache, NewDebian())
+	if err != nil {
+		t.Fatal(report.Explain(err))
+	}
+	info, err := os.Stat(image.Bzip2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d MiB compressed in, or found after, %.1f s", info.Size()/mib, time.Since(start).Seconds())
+	if limit := int64(400 * mib); info.Size() > limit {
+		t.Errorf("compressed image has %d bytes; want at most %d: its free space should be zero", info.Size(), limit)
+	}
+	if _, err := resolveModules(image.Kernel, []string{"ahci", "sd_mod", "ext4"}, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDebianLayout(t *testing.T) {
+	type part struct {
+		Number       int
+		Offset, Size int64
+		FS           FS
+	}
+	for _, tc := range []struct {
+		root int
+		want []part
+	}{
+		{1, []part{{1, 1 * mib, 895 * mib, Ext4}, {2, 896 * mib, 128 * mib, Swap}}},
+		{2, []part{{1, 1 * mib, 128 * mib, Swap}, {2, 129 * mib, 895 * mib, Ext4}}},
+	} {
+		spec := DebianSpec{Suite: "trixie", DiskID: "0x1", SizeMiB: 1024, SwapMiB: 128, RootPartition: tc.root}
+		parts, err := layOut(spec.disk(""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []part
+		for _, p := range parts {
+			got = append(got, part{p.Number, p.Offset, p.Size, p.FS})
+			if want := spec.FSUUID(p.Number); p.UUID != want {
+				t.Errorf("root on %d: UUID of %d = %s; want %s", tc.root, p.Number, p.UUID, want)
+			}
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("root on %d (-want +got):\n%s", tc.root, diff)
+		}
+	}
+}
+
+func TestDebianKey(t *testing.T) {
+	source := filepath.Join(t.TempDir(), "source")
+	if err := os.WriteFile(source, []byte("one"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[Key]string{}
+	add := func(name string, spec DebianSpec, wantNew bool) {
+		key, err := spec.key()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, old := seen[key]; old == wantNew {
+			t.Errorf("%s: key %s is that of %q; want a new one: %v", name, key, seen[key], wantNew)
+		}
+		seen[key] = name
+	}
+	spec := OldDebian()
+	add("plain", spec, true)
+	add("plain again", OldDebian(), false)
+	spec.Files = Tree{{Path: "file", Source: source}}
+	add("with a file", spec, true)
+	if err := os.WriteFile(source, []byte("two"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	add("with other content", spec, true)
+	spec.Packages = []string{"sudo"}
+	add("with a package", spec, true)
+	t.Setenv(debianMirror, "http://mirror.invalid/debian")
+	add("from another mirror", spec, true)
+}
+
+func TestDebianRefuses(t *testing.T) {
+	bad := OldDebian()
+	bad.RootPartition = 3
+	odd := OldDebian()
+	odd.Users = []User{{"at m", "/", "/bin/sh", 7}}
+	for _, tc := range []struct {
+		spec DebianSpec
+		want string
+	}{{bad, "root partition 3, want 1 or 2"}, {odd, `add user "at m"`}} {
+		_, err := BuildDebian(t.Context(), Cache{dir: t.TempDir()}, tc.spec)
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("BuildDebian = %v; want %q", err, tc.want)
+		}
+	}
+}
+
+func TestExplainBootstrap(t *testing.T) {
+	for _, tc := range []struct{ said, want string }{
+		{"W: GPG error: http://mirror.example/debian trixie InRelease: NO_PUBKEY 762F67A0B2C39DE4", "debian-archive-keyring"},
+		{"E: The repository 'http://mirror.example/debian trixie InRelease' is not signed.", "debian-archive-keyring"},
+		{"Err:1 http://mirror.example/debian trixie InRelease\n  Could not resolve 'mirror.example'", debianMirror},
+		{"dpkg: error processing package", ""},
+	} {
+		got := report.Explain(explainBootstrap(errors.New(tc.said), "trixie"))
+		_, hint, _ := strings.Cut(got, "\nhint: ")
+		if (tc.want == "") != (hint == "") || !strings.Contains(hint, tc.want) {
+			t.Errorf("explainBootstrap(%q): hint %q; want one with %q", tc.said, hint, tc.want)
+		}
+	}
+}

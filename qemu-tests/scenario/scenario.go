@@ -24,6 +24,8 @@ type Spec struct {
 	NoRetain bool   // an empty list
 	// Old and New change the two systems.
 	Old, New func(*lab.KioskSpec)
+	// OldData makes further files for the old kiosk's data partition.
+	OldData func(context.Context, lab.Kernel) (lab.Tree, error)
 	// Init is another /init than the one that was built.
 	Init string
 	// Flags are further arguments of imagebuild initrd.
@@ -227,6 +229,13 @@ func (k *Kiosk) buildOld(ctx context.Context, spec Spec) error {
 		lab.File{Path: "release/vmlinuz", Mode: 0o644, Source: k.Kernel.Image},
 		lab.File{Path: "release/reimager.initrd", Mode: 0o644, Source: k.Initrd},
 		lab.File{Path: "release/new.img.bz2", Mode: 0o644, Source: k.NewImage})
+	if spec.OldData != nil {
+		more, err := spec.OldData(ctx, k.Kernel)
+		if err != nil {
+			return err
+		}
+		k.Old.Data = append(k.Old.Data, more...)
+	}
 	if spec.Old != nil {
 		spec.Old(&k.Old)
 	}

@@ -1,0 +1,127 @@
+// Command bench measures what a reimage costs the machine's users: its downtime,
+// from the last line of the old system to the first of the new, against the same
+// job done by a shell script with bzcat and dd in the same machine. The two
+// alternate in one run; the median of the ratios is what counts, since machines
+// are noisy.
+package main
+
+import (
+	"context"
+	_ "embed" // the shell script
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"reimager/qemu-tests/lab"
+	"reimager/qemu-tests/scenario"
+	"reimager/report"
+)
+
+//go:embed baseline.sh
+var baselineInit string
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	runs := flags.Int("runs", 3, "pairs of runs")
+	if err := flags.Parse(args); err != nil || *runs < 1 {
+		return 2
+	}
+	if err := downtime(context.Background(), *runs, stdout); err != nil {
+		fmt.Fprintf(stderr, "bench: %s\n", report.Explain(err))
+		return 1
+	}
+	return 0
+}
+
+func downtime(ctx context.Context, runs int, out io.Writer) error {
+	dir, err := os.MkdirTemp("", "reimager-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	ours, err := scenario.Build(ctx, filepath.Join(dir, "ours"), scenario.Spec{})
+	if err != nil {
+		return err
+	}
+	theirs, err := baseline(ctx, filepath.Join(dir, "theirs"))
+	if err != nil {
+		return err
+	}
+	raw, err := os.Stat(ours.NewRaw)
+	if err != nil {
+		return err
+	}
+	packed, err := os.Stat(ours.NewImage)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "downtime with an image of %d MiB (%d MiB as bzip2), emulated machine, 2 CPUs\n", raw.Size()>>20, packed.Size()>>20)
+	var ratios []float64
+	for i := range runs {
+		a, err := measure(ctx, ours)
+		if err != nil {
+			return err
+		}
+		b, err := measure(ctx, theirs)
+		if err != nil {
+			return err
+		}
+		ratios = append(ratios, a.Seconds()/b.Seconds())
+		fmt.Fprintf(out, "  run %d: reimager %.1f s, shell script %.1f s, ratio %.2f\n", i+1, a.Seconds(), b.Seconds(), ratios[i])
+	}
+	sort.Float64s(ratios)
+	fmt.Fprintf(out, "downtime: median ratio %.2f (at most 0.60 is promised)\n", ratios[len(ratios)/2])
+	return nil
+}
+
+// baseline is the same kiosk, which is armed in the same way but boots the shell
+// script's initrd.
+func baseline(ctx context.Context, dir string) (*scenario.Kiosk, error) {
+	return scenario.Build(ctx, dir, scenario.Spec{Old: func(o *lab.KioskSpec) {
+		o.BootScript = "#!/bin/sh\nreimager arm /data/release && cp /data/baseline.initrd /boot/reimager/initrd && sync && reboot\n"
+	}, OldData: func(ctx context.Context, kernel lab.Kernel) (lab.Tree, error) {
+		initrd, err := lab.Initrd(ctx, kernel, baselineInit, []string{"ahci", "sd_mod", "ext4"}, []string{"crc32c_generic"})
+		return lab.Tree{lab.Text("baseline.initrd", 0o644, string(initrd))}, err
+	}})
+}
+
+// measure runs a copy of a kiosk and returns its downtime.
+func measure(ctx context.Context, k *scenario.Kiosk) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	disk := filepath.Join(k.Dir, "run.raw")
+	if err := lab.CopySparse(disk, k.Disk); err != nil {
+		return 0, err
+	}
+	defer os.Remove(disk)
+	vm, err := lab.Start(ctx, lab.Config{Drives: []lab.Drive{{Path: disk, Serial: scenario.Serial}}, MemoryMiB: 512})
+	if err != nil {
+		return 0, err
+	}
+	defer vm.Kill()
+	const last = "reboot: Restarting system"
+	if err := vm.WaitFor(ctx, last); err != nil {
+		return 0, err
+	}
+	if err := vm.WaitFor(ctx, k.New.Banner()); err != nil {
+		return 0, err
+	}
+	var from, to time.Duration
+	for _, line := range vm.Console.Lines() {
+		switch {
+		case strings.Contains(line.Text, last) && from == 0:
+			from = line.At
+		case strings.Contains(line.Text, k.New.Banner()):
+			to = line.At
+		}
+	}
+	return to - from, nil
+}

@@ -1,0 +1,151 @@
+package qemutests
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"reimager/qemu-tests/lab"
+	"reimager/qemu-tests/scenario"
+)
+
+// A sector that cannot be written: the write is tried again, then the machine
+// holds, says which sector it was, and never boots a disk that only looks whole.
+// The diagnosis shell that the configuration asks for is there.
+func TestBadSectorHolds(t *testing.T) {
+	ctx := withTimeout(t)
+	busybox, err := exec.LookPath("busybox")
+	must(t, err)
+	k := build(t, scenario.Spec{
+		Config: scenario.ClassicConfig + "\n[console]\ndiagnosis = [\"tty2\"]\n",
+		Flags:  []string{"--include", busybox + ":/bin/sh"},
+	})
+	vm := start(t, lab.Config{Drives: []lab.Drive{k.Drive()}, NoReboot: true})
+	wait(ctx, t, vm, "armed; rebooting now")
+	waitExit(ctx, t, vm)
+
+	// In the new root, where the old system writes nothing at its next boot.
+	table, err := lab.ReadTable(ctx, k.NewRaw)
+	must(t, err)
+	root, err := table.Entry(lab.KioskRoot)
+	must(t, err)
+	bad := root.Offset/512 + 16
+	blockdev, err := lab.FaultyBlockdev(0, k.Disk, lab.Fault{Sector: bad, IOType: "write"})
+	must(t, err)
+	vm = start(t, lab.Config{Drives: []lab.Drive{{Blockdev: blockdev, Serial: scenario.Serial}}, NoReboot: true})
+	wait(ctx, t, vm, "a diagnosis shell is on tty2")
+	for attempt := 1; attempt <= 3; attempt++ {
+		wait(ctx, t, vm, fmt.Sprintf("FAILED   write: write /dev/sda: sector %d: input/output error", bad))
+		wait(ctx, t, vm, fmt.Sprintf("attempt %d)", attempt))
+	}
+	wait(ctx, t, vm, "THE MACHINE HOLDS")
+	wait(ctx, t, vm, "DO NOT SWITCH IT OFF")
+	screen, err := vm.TextScreen(ctx)
+	must(t, err)
+	if !strings.Contains(screen, "DO NOT SWITCH IT OFF") || !strings.Contains(screen, fmt.Sprint("sector ", bad)) {
+		t.Errorf("the screen does not say what to do:\n%s", screen)
+	}
+	vm.Kill()
+
+	// The power was cut now: what starts is the holding code.
+	vm = start(t, lab.Config{Drives: []lab.Drive{k.Drive()}, NoReboot: true})
+	wait(ctx, t, vm, "reimage interrupted")
+}
+
+// A disk that fails at the very first write has not been changed: the machine
+// goes back.
+func TestRefusedFirstWriteGoesBack(t *testing.T) {
+	ctx := withTimeout(t)
+	k := armed(t)
+	blockdev, err := lab.FaultyBlockdev(0, k.Disk, lab.Fault{Sector: 0, IOType: "write"})
+	must(t, err)
+	vm := start(t, lab.Config{Drives: []lab.Drive{{Blockdev: blockdev, Serial: scenario.Serial}}})
+	wait(ctx, t, vm, "the disk refused the first write; nothing was changed")
+	wait(ctx, t, vm, "boot the old system")
+	wait(ctx, t, vm, "old: BACK AFTER A FAILED RUN")
+}
+
+// Whatever kills the worker ends in the one place that decides, and never in a
+// kernel panic: before casting off the old system boots, after it the write
+// begins again from RAM and the run is completed.
+func TestWorkerDies(t *testing.T) {
+	init := filepath.Join(t.TempDir(), "init")
+	root, err := scenario.Root()
+	must(t, err)
+	build := exec.Command("go", "build", "-trimpath", "-tags", "faults", "-o", init, "./init")
+	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build init with faults: %v\n%s", err, out)
+	}
+	for _, tt := range []struct{ fault, says, ends string }{
+		{"panic@gather", "panic: a fault that a test asked for", "old: BACK AFTER A FAILED RUN"},
+		{"nil@gather", "nil pointer dereference", "old: BACK AFTER A FAILED RUN"},
+		{"kill@gather", "died of signal 9", "old: BACK AFTER A FAILED RUN"},
+		{"panic@write-range", "panic: a fault that a test asked for", "KIOSK new 2.0 DONE"},
+		{"nil@restore", "nil pointer dereference", "KIOSK new 2.0 DONE"},
+		{"kill@land", "died of signal 9", "KIOSK new 2.0 DONE"},
+	} {
+		t.Run(tt.fault, func(t *testing.T) {
+			ctx := withTimeout(t)
+			k := armed(t)
+			rebake(t, k, scenario.ClassicConfig, "--init", init)
+			edit(t, k.Disk, lab.KioskBoot, func(dir string) {
+				name := filepath.Join(dir, "grub/custom.cfg")
+				text, err := os.ReadFile(name)
+				must(t, err)
+				must(t, os.WriteFile(name, []byte(strings.Replace(string(text), "'quiet'", "'quiet' 'reimager.fault="+tt.fault+"'", 1)), 0o644))
+			})
+			vm := start(t, lab.Config{Drives: []lab.Drive{k.Drive()}})
+			wait(ctx, t, vm, tt.says)
+			wait(ctx, t, vm, tt.ends)
+			if vm.Console.Contains("Kernel panic") {
+				t.Error("the kernel panicked")
+			}
+			if strings.Contains(tt.ends, "new") {
+				waitExit(ctx, t, vm)
+				got := tree(t, k.Disk, lab.KioskRoot)["etc/kiosk/keys/client.key"]
+				if got.UID != 880 || got.Mode != 0o600 {
+					t.Errorf("client.key: owner %d, %v; want 880, -rw-------", got.UID, got.Mode)
+				}
+				if r := recordOf(t, k.Disk, lab.KioskLog, "/log/record.json"); r["attempts"] != 2.0 {
+					t.Errorf("record: %v attempts; want 2", r["attempts"])
+				}
+			}
+		})
+	}
+}
+
+// Arming twice is arming once, and disarm takes all of it back.
+func TestArmDisarm(t *testing.T) {
+	ctx := withTimeout(t)
+	k := build(t, scenario.Spec{Old: func(o *lab.KioskSpec) {
+		o.After = lab.PowerOff
+		o.BootScript = "#!/bin/sh\nreimager arm /data/release && reimager arm /data/release && reimager disarm && reimager disarm; echo \"ended with $?\"\n" +
+			"reimager arm /data; echo \"wrong folder: $?\"; reimager arm; echo \"no folder: $?\"\n"
+	}})
+	before := map[int]map[string]lab.Entry{}
+	for _, p := range []int{lab.KioskBoot, lab.KioskRoot} {
+		before[p] = tree(t, k.Disk, p)
+	}
+	vm := start(t, lab.Config{Drives: []lab.Drive{k.Drive()}})
+	for _, text := range []string{"ended with 0", "no kernel in it", "hint:", "wrong folder: 1", "usage:", "no folder: 2"} {
+		wait(ctx, t, vm, text)
+	}
+	waitExit(ctx, t, vm)
+	for p, was := range before {
+		now := tree(t, k.Disk, p)
+		for path := range now {
+			if _, ok := was[path]; !ok && path != "var/lib/reimager" {
+				t.Errorf("partition %d: %s is left behind", p, path)
+			}
+		}
+		for _, path := range []string{"grub/grub.cfg", "grub/grubenv", "grub/custom.cfg"} {
+			if was[path].SHA256 != now[path].SHA256 {
+				t.Errorf("%s was changed", path)
+			}
+		}
+	}
+}
