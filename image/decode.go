@@ -49,13 +49,16 @@ func Decode(src io.Reader, workers int) (*Decoder, error) {
 		if err != nil {
 			return nil, fmt.Errorf("decode gzip: %w", err)
 		}
-		r = &located{Reader: z, closer: z.Close, format: format, at: at}
+		// Its Close holds nothing to close; it repeats the error of the last Read.
+		r = &located{Reader: z, closer: func() error { return nil }, format: format, at: at}
 	case XZ:
-		z, err := xz.ReaderConfig{}.NewReader(buffered)
+		ending := &xzEnding{r: buffered}
+		z, err := xz.ReaderConfig{}.NewReader(ending)
 		if err != nil {
 			return nil, fmt.Errorf("decode xz: %w", err)
 		}
-		r = &located{Reader: z, closer: func() error { return nil }, format: format, at: at}
+		ending.z = z
+		r = &located{Reader: ending.decoded(), closer: func() error { return nil }, format: format, at: at}
 	case Zstd:
 		z, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(max(1, workers)), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
@@ -85,6 +88,40 @@ func (l *located) Read(p []byte) (int, error) {
 }
 
 func (l *located) Close() error { return l.closer() }
+
+// xzEnding makes sure that an xz image ends as one. The library takes a file that
+// was cut within a block's header for an empty stream and reports its end.
+type xzEnding struct {
+	r    io.Reader
+	z    io.Reader
+	last [2]byte // of the compressed image, stream padding left out
+}
+
+// Read passes the compressed image on and remembers how it ends.
+func (x *xzEnding) Read(p []byte) (int, error) {
+	n, err := x.r.Read(p)
+	if end := bytes.TrimRight(p[:n], "\x00"); len(end) > 0 {
+		if x.last[0] = x.last[1]; len(end) > 1 {
+			x.last[0] = end[len(end)-2]
+		}
+		x.last[1] = end[len(end)-1]
+	}
+	return n, err
+}
+
+func (x *xzEnding) decoded() io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		n, err := x.z.Read(p)
+		if err == io.EOF && string(x.last[:]) != "YZ" { // the footer's magic: xz file format 1.2.1, 2.1.2.4
+			err = io.ErrUnexpectedEOF
+		}
+		return n, err
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 type counter struct {
 	r io.Reader

@@ -15,6 +15,7 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
+	"reimager/cli"
 	"reimager/config"
 	"reimager/disk"
 	"reimager/image"
@@ -47,7 +48,14 @@ The same input gives the same bytes. The output appears whole or not at all.`,
 
   # a diagnosis shell, for [console] diagnosis
   imagebuild initrd … --include /bin/busybox:/bin/sh -o reimager.initrd`,
-		RunE: func(c *cobra.Command, _ []string) error { return bakeInitrd(o, c.OutOrStdout()) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			for _, name := range []string{"config", "retain", "modules", "output"} {
+				if c.Flag(name).Value.String() == "" {
+					return cli.Usagef("--%s is missing; see %s --help", name, c.CommandPath())
+				}
+			}
+			return bakeInitrd(o, c.OutOrStdout())
+		},
 	}
 	f := c.Flags()
 	f.StringVar(&o.config, "config", "", "the configuration, reimager.toml")
@@ -58,11 +66,6 @@ The same input gives the same bytes. The output appears whole or not at all.`,
 	f.StringVar(&o.init, "init", "", "the static /init (default: init beside imagebuild)")
 	f.StringVar(&o.compress, "compress", string(initramfs.Gzip), "gzip, or zstd for kernels from 5.9 on")
 	f.StringVarP(&o.output, "output", "o", "", "where to write the initrd")
-	for _, name := range []string{"config", "retain", "modules", "output"} {
-		if err := c.MarkFlagRequired(name); err != nil {
-			panic(err) // a flag that was defined three lines above
-		}
-	}
 	return c
 }
 

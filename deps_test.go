@@ -1,0 +1,102 @@
+// Package reimager holds the tests of how the code is laid out.
+package reimager
+
+import (
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// rules say which of our packages a package may import, directly or not, and why
+// it is held to that. A package that is not named may not import anything of ours.
+func rules() map[string]struct {
+	may []string
+	why string
+} {
+	type rule = struct {
+		may []string
+		why string
+	}
+	base := []string{"report"}
+	stages := []string{"boot", "config", "disk", "fault", "image", "image/bzip2", "initramfs", "kmod", "report", "retain", "wake"}
+	return map[string]rule{
+		"report":      {nil, "everything reports, so it may depend on nothing"},
+		"fault":       {nil, "it has to vanish from a real init"},
+		"config":      {base, "it is the contract of builder, machine and init and must not know any of them"},
+		"kmod":        {base, "builder and init share it"},
+		"disk":        {base, "a disk knows no image, so that the write path can be tested with any bytes"},
+		"image":       {append([]string{"image/bzip2"}, base...), "an image knows no disk, so that it can be decoded anywhere"},
+		"image/bzip2": {nil, "a decoder stands alone, so that it can be fuzzed alone"},
+		"retain":      {base, "it works between any two directories, without disks or images"},
+		"boot":        {base, "it decides no policy"},
+		"initramfs":   {base, "builder and machine share it"},
+		"wake":        {[]string{"kmod", "report"}, "it serves whatever runs on the bare kernel"},
+		"cli":         {base, "commands share it"},
+		"stages":      {stages, "stages put the rooms together"},
+		"init":        {append([]string{"stages"}, stages...), "PID 1 carries nothing that a run does not need"},
+		"imagebuild":  {[]string{"cli", "config", "disk", "image", "image/bzip2", "initramfs", "kmod", "report", "retain"}, "a build host has no machine to wake or boot"},
+		"reimager":    {append([]string{"cli", "stages"}, stages...), "the machine's side uses every room"},
+	}
+}
+
+func list(t *testing.T, args ...string) []string {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	return strings.Fields(string(out))
+}
+
+func TestDirectionOfImports(t *testing.T) {
+	for _, path := range list(t, "./...") {
+		name, ours := strings.CutPrefix(path, "reimager/")
+		if !ours || strings.HasPrefix(name, "qemu-tests") {
+			continue
+		}
+		rule, ok := rules()[name]
+		if !ok {
+			t.Errorf("package %s has no rule: say in deps_test.go what it may import, and why", name)
+		}
+		for _, dep := range list(t, "-deps", path) {
+			d, ours := strings.CutPrefix(dep, "reimager/")
+			if ours && d != name && !slices.Contains(rule.may, d) {
+				t.Errorf("%s imports %s: %s", name, d, rule.why)
+			}
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// What is linked into PID 1 is worth a look at each new line.
+func TestDependenciesOfInit(t *testing.T) {
+	var got []string
+	for _, dep := range list(t, "-deps", "./init") {
+		if first, _, _ := strings.Cut(dep, "/"); strings.Contains(first, ".") || first == "reimager" {
+			got = append(got, dep)
+		}
+	}
+	slices.Sort(got)
+	golden := filepath.Join("init", "deps.txt")
+	if *update {
+		if err := os.WriteFile(golden, []byte(strings.Join(got, "\n")+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.Fields(string(want)), got); diff != "" {
+		t.Errorf("init's dependencies changed; look at each, then run go test -run Init . -update (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,262 @@
+package image
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"aead.dev/minisign"
+	"github.com/dsnet/compress/bzip2"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+)
+
+// raw is an image of n bytes with a boot sector, data, and zeros.
+func raw(n int) []byte {
+	b := make([]byte, n)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := 0; i < n/3; i++ {
+		b[i] = byte(r.Uint32())
+	}
+	if n >= 512 {
+		b[510], b[511] = 0x55, 0xaa
+	}
+	return b
+}
+
+func compress(t testing.TB, format Format, b []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	var w io.WriteCloser
+	var err error
+	switch format {
+	case Bzip2:
+		w, err = bzip2.NewWriter(&out, nil)
+	case Gzip:
+		w = gzip.NewWriter(&out)
+	case XZ:
+		w, err = xz.NewWriter(&out)
+	case Zstd:
+		w, err = zstd.NewWriter(&out)
+	default:
+		return b
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func formats() []Format { return []Format{Bzip2, Gzip, XZ, Zstd, Raw} }
+
+func decode(b []byte) ([]byte, Format, error) {
+	d, err := Decode(bytes.NewReader(b), 2)
+	if err != nil {
+		return nil, "", err
+	}
+	out, err := io.ReadAll(d)
+	return out, d.Format, errors.Join(err, d.Close())
+}
+
+func TestDecode(t *testing.T) {
+	want := raw(1 << 20)
+	for _, format := range formats() {
+		got, as, err := decode(compress(t, format, want))
+		if err != nil || as != format || !bytes.Equal(got, want) {
+			t.Errorf("%s: Decode: %d bytes as %q, %v; want %d", format, len(got), as, err, len(want))
+		}
+	}
+}
+
+// A damaged image is never taken for a whole one, wherever it was cut and whatever
+// follows it.
+func TestDecodeDamaged(t *testing.T) {
+	want := raw(1 << 18)
+	for _, format := range []Format{Bzip2, Gzip, XZ, Zstd} {
+		whole := compress(t, format, want)
+		for _, n := range []int{1, 5, 20, len(whole) / 2, len(whole) - 9, len(whole) - 1} {
+			if got, _, err := decode(whole[:n]); err == nil {
+				t.Errorf("%s cut to %d of %d bytes: %d bytes and no error", format, n, len(whole), len(got))
+			}
+		}
+		if _, _, err := decode(append(bytes.Clone(whole), "garbage"...)); err == nil {
+			t.Errorf("%s with trailing garbage: no error", format)
+		}
+		flipped := bytes.Clone(whole)
+		flipped[len(flipped)/2] ^= 4
+		if got, _, err := decode(flipped); err == nil && !bytes.Equal(got, want) {
+			t.Errorf("%s with a flipped bit: another output and no error", format)
+		}
+	}
+}
+
+func TestDetect(t *testing.T) {
+	for _, tt := range []struct{ head, want string }{
+		{"", "the image is empty"},
+		{"BZh0", "expected bzip2"},
+		{"PK\x03\x04 a zip", "expected bzip2"},
+		{strings.Repeat("\x00", 512), "expected bzip2"},
+	} {
+		if f, err := Detect([]byte(tt.head)); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("Detect(%q) = %q, %v; want an error with %q", tt.head, f, err, tt.want)
+		}
+	}
+}
+
+func pool(t *testing.T) *Pool {
+	t.Helper()
+	p, err := NewPool(4, func(n int) ([]byte, error) { return make([]byte, n), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// Sizes around the borders of ranges, through readers that deliver little.
+func TestEachAndMap(t *testing.T) {
+	for _, n := range []int{0, 1, 511, RangeBytes - 1, RangeBytes, RangeBytes + 1, 2*RangeBytes + 512} {
+		b := raw(n)
+		readers := map[string]io.Reader{"plain": bytes.NewReader(b), "data with EOF": iotest.DataErrReader(bytes.NewReader(b)), "half": iotest.HalfReader(bytes.NewReader(b))}
+		for name, r := range readers {
+			m := Map{Digests: make([]Digest, 3)}
+			got := make([]byte, n)
+			next := int64(0)
+			size, err := Each(context.Background(), r, pool(t), func(part Range) error {
+				if part.Off != next {
+					t.Errorf("%d %s: inspect at %d; want %d", n, name, part.Off, next)
+				}
+				next += int64(len(part.Data))
+				return nil
+			}, func(part Range) error {
+				m.Digests[part.Index] = part.Digest()
+				copy(got[part.Off:], part.Data)
+				return nil
+			})
+			if err != nil || size != int64(n) || !bytes.Equal(got, b) {
+				t.Errorf("Each(%d bytes, %s) = %d, %v", n, name, size, err)
+			}
+			m.Bytes = size
+			for i := range (n + RangeBytes - 1) / RangeBytes {
+				off, length := m.Range(i)
+				part := Range{Index: i, Off: off, Data: b[off : off+length], Zero: AllZero(b[off : off+length])}
+				if err := m.Check(part); err != nil {
+					t.Errorf("Check = %v; want nil", err)
+				}
+				part.Data = bytes.Clone(part.Data)
+				part.Data[0] ^= 1
+				part.Zero = AllZero(part.Data)
+				if err := m.Check(part); err == nil {
+					t.Errorf("Check of a changed range %d = nil", i)
+				}
+			}
+		}
+	}
+}
+
+// The end of a decoder's own data is not the end of the image.
+func TestEachKeepsErrors(t *testing.T) {
+	mine := errors.New("mine")
+	for name, err := range map[string]error{"unexpected EOF": io.ErrUnexpectedEOF, "other": mine} {
+		src := io.MultiReader(bytes.NewReader(raw(RangeBytes+5)), iotest.ErrReader(err))
+		if _, got := Each(context.Background(), src, pool(t), nil, func(Range) error { return nil }); !errors.Is(got, err) {
+			t.Errorf("%s: Each = %v; want %v", name, got, err)
+		}
+	}
+	p := pool(t)
+	_, got := Each(context.Background(), bytes.NewReader(raw(9*RangeBytes)), p, nil, func(part Range) error {
+		if part.Index == 2 {
+			return mine
+		}
+		return nil
+	})
+	if !errors.Is(got, mine) {
+		t.Errorf("Each with failing work = %v; want its error", got)
+	}
+	if len(p.free) != cap(p.free) {
+		t.Errorf("%d of %d buffers came back", len(p.free), cap(p.free))
+	}
+}
+
+func TestSignature(t *testing.T) {
+	public, private, err := minisign.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, _, err := minisign.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := func(p minisign.PublicKey) Key {
+		text, err := p.MarshalText()
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := ParseKey("key", text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	image := raw(100000)
+	signer := minisign.NewReader(bytes.NewReader(image))
+	if _, err := io.Copy(io.Discard, signer); err != nil {
+		t.Fatal(err)
+	}
+	good := signer.Sign(private)
+	changed := bytes.Clone(image)
+	changed[5000] ^= 1
+	for _, tt := range []struct {
+		name      string
+		image     []byte
+		signature []byte
+		keys      []Key
+		want      string
+	}{
+		{"right", image, good, []Key{key(other), key(public)}, ""},
+		{"changed image", changed, good, []Key{key(public)}, "not the one that was signed"},
+		{"shorter image", image[:99999], good, []Key{key(public)}, "not the one that was signed"},
+		{"foreign key", image, good, []Key{key(other)}, "expected one of the trusted keys"},
+		{"not prehashed", image, minisign.Sign(private, image), []Key{key(public)}, "not prehashed"},
+		{"no signature", image, []byte("hello"), []Key{key(public)}, "parse signature"},
+	} {
+		c := NewSignatureCheck(bytes.NewReader(tt.image))
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Fatal(err)
+		}
+		by, err := c.By(tt.keys, tt.signature)
+		switch {
+		case tt.want == "" && (err != nil || by.ID() != key(public).ID()):
+			t.Errorf("%s: By = %v, %v; want the key", tt.name, by, err)
+		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+			t.Errorf("%s: By = %v; want an error with %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, format := range formats() {
+		f.Add(compress(f, format, raw(1000)))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := Decode(bytes.NewReader(b), 1)
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, io.LimitReader(d, 1<<22))
+		if err := d.Close(); err != nil {
+			t.Errorf("Close = %v", err)
+		}
+	})
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"os"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// What a worker said stays said when it is dead, and a torn last line is dropped.
+func TestHear(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []message{{Phase: PhaseGather}, {Phase: PhaseCastOff}, {Failed: &Failure{Error: "x", Hints: []string{"h"}, Stage: "write"}}} {
+		if err := say(w, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.WriteString(`{"phase":"lan`); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e := Ending{Phase: PhaseWake, Attempts: 2}
+	hear(r, &e)
+	want := Ending{Phase: PhaseCastOff, Attempts: 2, Failure: &Failure{Error: "x", Hints: []string{"h"}, Stage: "write"}}
+	if diff := cmp.Diff(want, e); diff != "" {
+		t.Errorf("hear (-want +got):\n%s", diff)
+	}
+}
+
+func TestTrace(t *testing.T) {
+	name := t.TempDir() + "/log"
+	text := "[   1.0] a line\npanic: first\n\ngoroutine 1:\n[   2.0] FAILED\nfatal error: second\n\ngoroutine 2:\nmain.f()\n[   3.0] FAILED\n"
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"fatal error: second", "", "goroutine 2:", "main.f()"}, trace(name, 12)); diff != "" {
+		t.Errorf("trace (-want +got):\n%s", diff)
+	}
+	if got := trace(name+"x", 12); got != nil {
+		t.Errorf("trace of no log = %q", got)
+	}
+}
