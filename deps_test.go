@@ -24,7 +24,7 @@ func rules() map[string]struct {
 		why string
 	}
 	base := []string{"report"}
-	stages := []string{"boot", "config", "disk", "fault", "image", "image/bzip2", "initramfs", "kmod", "report", "retain", "wake"}
+	stages := []string{"boot", "config", "disk", "fault", "image", "image/bzip2", "kmod", "report", "retain", "wake"}
 	return map[string]rule{
 		"report":      {nil, "everything reports, so it may depend on nothing"},
 		"fault":       {nil, "it has to vanish from a real init"},
@@ -41,7 +41,7 @@ func rules() map[string]struct {
 		"stages":      {stages, "stages put the rooms together"},
 		"init":        {append([]string{"stages"}, stages...), "PID 1 carries nothing that a run does not need"},
 		"imagebuild":  {[]string{"cli", "config", "disk", "image", "image/bzip2", "initramfs", "kmod", "report", "retain"}, "a build host has no machine to wake or boot"},
-		"reimager":    {append([]string{"cli", "stages"}, stages...), "the machine's side uses every room"},
+		"reimager":    {append([]string{"cli", "initramfs", "stages"}, stages...), "the machine's side uses every room"},
 	}
 }
 

@@ -129,7 +129,9 @@ func TestInitrdRefuses(t *testing.T) {
 		args  []string
 		want  []string
 	}{
-		{"unknown key", func(t *testing.T, s *site) { write(t, s.config, "[trust]\nsignature = \"if-present\"\n[target]\ndsik = \"/dev/sda\"\n") }, nil,
+		{"unknown key", func(t *testing.T, s *site) {
+			write(t, s.config, "[trust]\nsignature = \"if-present\"\n[target]\ndsik = \"/dev/sda\"\n")
+		}, nil,
 			[]string{"reimager.toml:4:1", `unknown key "target.dsik"`, "hint:"}},
 		{"missing module", func(t *testing.T, s *site) {
 			write(t, s.config, "[machine]\nmodules = [\"ahci\", \"sd_mod\", \"megaraid\"]\n[trust]\nsignature = \"if-present\"\n")

@@ -127,7 +127,7 @@ func bakeConfig(a *initramfs.Archive, o initrdOptions) (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := a.File(initramfs.ConfigFile, text, 0o600); err != nil {
+	if err := a.File(config.FilePath, text, 0o600); err != nil {
 		return nil, err
 	}
 	list, err := os.ReadFile(o.list)
@@ -137,7 +137,7 @@ func bakeConfig(a *initramfs.Archive, o initrdOptions) (*config.Config, error) {
 	if _, err := retain.ParseList(o.list, bytes.NewReader(list)); err != nil {
 		return nil, err
 	}
-	if err := a.File(initramfs.RetentionList, list, 0o600); err != nil {
+	if err := a.File(config.RetentionListPath, list, 0o600); err != nil {
 		return nil, err
 	}
 	for _, name := range o.keys {
@@ -148,7 +148,7 @@ func bakeConfig(a *initramfs.Archive, o initrdOptions) (*config.Config, error) {
 		if _, err := image.ParseKey(name, text); err != nil {
 			return nil, err
 		}
-		if err := a.File(path.Join(initramfs.KeyDir, filepath.Base(name)), text, 0o644); err != nil {
+		if err := a.File(path.Join(config.KeyDir, filepath.Base(name)), text, 0o644); err != nil {
 			return nil, err
 		}
 	}
@@ -182,7 +182,7 @@ func bakeInit(a *initramfs.Archive, name string) error {
 			return report.Hint(fmt.Errorf("read init %s: it is dynamically linked", name), "build it with CGO_ENABLED=0")
 		}
 	}
-	return a.File(initramfs.Init, binary, 0o755)
+	return a.File(config.InitPath, binary, 0o755)
 }
 
 // wants turns the configuration's modules into what kmod resolves.
@@ -214,7 +214,7 @@ func bakeModules(a *initramfs.Archive, m config.Modules, dir string, out io.Writ
 		if err != nil {
 			return err
 		}
-		if err := a.File(path.Join(initramfs.ModuleDir, mod.File()), content, 0o644); err != nil {
+		if err := a.File(path.Join(config.ModuleDir, mod.File()), content, 0o644); err != nil {
 			return err
 		}
 	}
@@ -239,5 +239,5 @@ func bakeModules(a *initramfs.Archive, m config.Modules, dir string, out io.Writ
 			fmt.Fprintf(out, "%s%s: %s\n", state, note, strings.Join(names, " "))
 		}
 	}
-	return a.File(initramfs.ModuleIndex, index.Bytes(), 0o644)
+	return a.File(config.ModuleIndexPath, index.Bytes(), 0o644)
 }

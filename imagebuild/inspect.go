@@ -78,7 +78,7 @@ func look(name string) (*inside, error) {
 		return nil, err
 	}
 	in := &inside{Keys: []insideKey{}}
-	text, err := a.Content(initramfs.ConfigFile)
+	text, err := a.Content(config.FilePath)
 	if err != nil {
 		return nil, fmt.Errorf("inspect %s: not an initrd of imagebuild: %w", name, err)
 	}
@@ -86,14 +86,14 @@ func look(name string) (*inside, error) {
 		return nil, err
 	}
 	in.Config = string(text)
-	if text, err = a.Content(initramfs.RetentionList); err != nil {
+	if text, err = a.Content(config.RetentionListPath); err != nil {
 		return nil, err
 	}
 	if _, err := retain.ParseList("retentionlist", bytes.NewReader(text)); err != nil {
 		return nil, err
 	}
 	in.Retain = strings.Split(strings.TrimRight(string(text), "\n"), "\n")
-	if text, err = a.Content(initramfs.ModuleIndex); err != nil {
+	if text, err = a.Content(config.ModuleIndexPath); err != nil {
 		return nil, err
 	}
 	x, err := kmod.DecodeIndex(bytes.NewReader(text))
@@ -126,7 +126,7 @@ func (in *inside) addFiles(a *initramfs.Archive) error {
 			sum := sha256.Sum256(content)
 			f.Bytes, f.SHA256 = len(content), hex.EncodeToString(sum[:])
 		}
-		if path.Dir(name) == initramfs.KeyDir {
+		if path.Dir(name) == config.KeyDir {
 			key, err := image.ParseKey(name, content)
 			if err != nil {
 				return err

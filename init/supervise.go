@@ -15,7 +15,6 @@ import (
 
 	"reimager/boot"
 	"reimager/config"
-	"reimager/initramfs"
 	"reimager/report"
 	"reimager/wake"
 )
@@ -62,7 +61,7 @@ func supervise() {
 			s.report.Printf("warning: %v", p) // the worker will find out what it cannot do without
 		}
 	}
-	if c, err := config.ReadFile(initramfs.ConfigFile); err == nil {
+	if c, err := config.ReadFile(config.FilePath); err == nil {
 		s.config = *c
 	} // a broken one is the worker's failure to tell
 	for _, tty := range s.config.Console.Diagnosis {

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"reimager/initramfs"
+	"reimager/config"
 	"reimager/report"
 	"reimager/stages"
 	"reimager/wake"
@@ -109,7 +109,7 @@ func wakeUp(ctx context.Context, r *stages.Run) error {
 		return err
 	}
 	var err error
-	r.Drivers, err = wake.NewDrivers(initramfs.ModuleIndex, func(err error) { r.Report.Detail("module: %s", report.Explain(err)) })
+	r.Drivers, err = wake.NewDrivers(config.ModuleIndexPath, func(err error) { r.Report.Detail("module: %s", report.Explain(err)) })
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
-// Package initramfs is the shape of our initrd: what lies where in it, how it is
-// written so that the same input gives the same bytes, and how it is read back.
+// Package initramfs writes an initrd so that the same input gives the same bytes,
+// and reads it back.
 package initramfs
 
 import (
@@ -15,16 +15,6 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/u-root/u-root/pkg/cpio"
-)
-
-// Where things lie in the initrd.
-const (
-	Init          = "/init"
-	ConfigFile    = "/etc/reimager/reimager.toml"
-	RetentionList = "/etc/reimager/retentionlist"
-	KeyDir        = "/etc/reimager/keys"
-	ModuleDir     = "/lib/modules/reimager"
-	ModuleIndex   = ModuleDir + "/index"
 )
 
 // Compression of an initrd.

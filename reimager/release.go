@@ -96,14 +96,14 @@ func (r *release) checkInitrd() error {
 	if err != nil {
 		return err
 	}
-	text, err := a.Content(initramfs.ConfigFile)
+	text, err := a.Content(config.FilePath)
 	if err != nil {
 		return report.Hint(fmt.Errorf("check initrd %s: %w", r.initrd, err), "build it with imagebuild initrd")
 	}
 	if r.config, err = config.Parse(r.initrd+":reimager.toml", text); err != nil {
 		return err
 	}
-	if text, err = a.Content(initramfs.ModuleIndex); err != nil {
+	if text, err = a.Content(config.ModuleIndexPath); err != nil {
 		return fmt.Errorf("check initrd %s: %w", r.initrd, err)
 	}
 	index, err := kmod.DecodeIndex(bytes.NewReader(text))

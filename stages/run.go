@@ -20,7 +20,6 @@ import (
 	"reimager/disk"
 	"reimager/fault"
 	"reimager/image"
-	"reimager/initramfs"
 	"reimager/report"
 	"reimager/retain"
 	"reimager/wake"
@@ -59,10 +58,10 @@ const (
 // LoadBaked reads what imagebuild baked into the initrd.
 func (r *Run) LoadBaked() error {
 	var err error
-	if r.Config, err = config.ReadFile(initramfs.ConfigFile); err != nil {
+	if r.Config, err = config.ReadFile(config.FilePath); err != nil {
 		return err
 	}
-	list, err := os.Open(initramfs.RetentionList)
+	list, err := os.Open(config.RetentionListPath)
 	if err != nil {
 		return fmt.Errorf("read retention list: %w", err)
 	}
@@ -70,12 +69,12 @@ func (r *Run) LoadBaked() error {
 	if r.List, err = retain.ParseList("retentionlist", list); err != nil {
 		return err
 	}
-	keys, err := os.ReadDir(initramfs.KeyDir)
+	keys, err := os.ReadDir(config.KeyDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("read trusted keys: %w", err)
 	}
 	for _, e := range keys {
-		text, err := os.ReadFile(filepath.Join(initramfs.KeyDir, e.Name()))
+		text, err := os.ReadFile(filepath.Join(config.KeyDir, e.Name()))
 		if err != nil {
 			return fmt.Errorf("read trusted key: %w", err)
 		}
