@@ -75,6 +75,11 @@ func arm(dir string, out io.Writer) error {
 	if err := grub.CheckConfig(); err != nil {
 		return err
 	}
+	unlock, err := lock(grub)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return err
@@ -94,6 +99,19 @@ func arm(dir string, out io.Writer) error {
 		fmt.Fprintln(out, "warning: there is no lifeboat in this version: a power cut while the disk is written leaves a machine that does not boot")
 	}
 	return nil
+}
+
+// lock keeps two commands from editing the boot configuration at once. The lock
+// ends with the process at the latest.
+func lock(grub *boot.GRUB) (unlock func(), err error) {
+	f, err := os.Open(grub.Dir())
+	if err != nil {
+		return nil, fmt.Errorf("lock boot configuration: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(report.Hint(fmt.Errorf("lock %s: %w", grub.Dir(), err), "another reimager is at work; wait for it"), f.Close())
+	}
+	return func() { f.Close() }, nil
 }
 
 // newJob finds out what the initrd has to know of this machine.

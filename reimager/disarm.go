@@ -24,6 +24,11 @@ machine that is not armed it does nothing.`,
 			if err != nil {
 				return err
 			}
+			unlock, err := lock(grub)
+			if err != nil {
+				return err
+			}
+			defer unlock()
 			if err := disarm(grub); err != nil {
 				return err
 			}

@@ -59,6 +59,9 @@ func (r *Run) Gather(ctx context.Context) (_ *Gathered, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.Job != nil && r.Job.OldRoot != root.fs.UUID {
+		return nil, report.Hint(fmt.Errorf("check old root: %s has the UUID %s, but %s was armed", root, root.fs.UUID, r.Job.OldRoot), "does [old] root in the configuration name the system that armed?")
+	}
 	target, err := r.findTarget(ctx, root)
 	if err != nil {
 		return nil, err

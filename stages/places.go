@@ -104,17 +104,25 @@ func matches(p place, device config.Device, target *disk.Disk) bool {
 	return false
 }
 
-// find returns the one place that is named.
+// find returns the one place that is named. A stick with a copy of the same system
+// must not confuse it: of several the one on the given disk is meant, if there is
+// just one.
 func (r *Run) find(device config.Device, target *disk.Disk) (place, error) {
 	all, err := r.places()
 	if err != nil {
 		return place{}, err
 	}
-	var found []place
+	var found, there []place
 	for _, p := range all {
 		if matches(p, device, target) {
 			found = append(found, p)
+			if target != nil && p.disk.Name == target.Name {
+				there = append(there, p)
+			}
 		}
+	}
+	if len(there) == 1 {
+		return there[0], nil
 	}
 	switch len(found) {
 	case 1:

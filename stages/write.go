@@ -52,6 +52,15 @@ func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 		return nil, err
 	}
 	done(g.Map.Bytes)
+	if g.Table.Kind == "gpt" {
+		moved, err := disk.MoveBackupGPT(dev)
+		if err != nil {
+			return nil, err
+		}
+		if moved {
+			r.Report.Printf("table    the GPT's backup is at the end of the disk now")
+		}
+	}
 	if err := r.partitions(ctx, g, dev); err != nil {
 		return nil, err
 	}
@@ -87,16 +96,10 @@ func (r *Run) castOff(g *Gathered, dev *disk.Device) error {
 
 // writeSector0 writes the first sector, flushes it and reads it back.
 func writeSector0(dev *disk.Device, sector []byte) error {
-	buf, err := disk.Buffer(dev.SectorSize())
-	if err != nil {
+	if err := dev.WriteSectors(sector, 0); err != nil {
 		return err
 	}
-	copy(buf, sector)
-	err = dev.WriteAt(buf, 0)
-	if err == nil {
-		err = dev.Flush()
-	}
-	if err := errors.Join(err, disk.FreeBuffer(buf)); err != nil {
+	if err := dev.Flush(); err != nil {
 		return err
 	}
 	is, err := readSector0(dev)
@@ -107,13 +110,7 @@ func writeSector0(dev *disk.Device, sector []byte) error {
 }
 
 func readSector0(dev *disk.Device) ([]byte, error) {
-	buf, err := disk.Buffer(dev.SectorSize())
-	if err != nil {
-		return nil, err
-	}
-	err = dev.ReadAt(buf, 0)
-	sector := bytes.Clone(buf)
-	return sector, errors.Join(err, disk.FreeBuffer(buf))
+	return dev.ReadSectors(0, int64(dev.SectorSize()))
 }
 
 // writeRanges decodes the image from RAM once more and writes each range that is

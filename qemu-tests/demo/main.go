@@ -82,7 +82,7 @@ func stages() []step {
 	return []step{
 		{"stage gather", "stage 1: image and retained files into RAM; nothing is changed yet"},
 		{"stage write", "stage 2: the point of no return; the image goes onto the only disk"},
-		{"stage read back", ""},
+		{"cast off", ""},
 		{"stage restore", "stage 3: the machine gets its own files back"},
 		{"stage land", "the disk gets its boot sector, and the machine boots from it"},
 	}
@@ -121,9 +121,8 @@ func (s show) watch(ctx context.Context, out io.Writer) (err error) {
 		if step.says != "" {
 			screen.say(step.says)
 		}
-		if step.console == "stage read back" {
-			// What somebody sees who stands before the machine.
-			if err := vm.Screendump(ctx, filepath.Join(s.dir, "screen.png")); err != nil {
+		if step.console == "cast off" {
+			if err := s.picture(ctx, vm); err != nil {
 				return err
 			}
 		}
@@ -131,6 +130,22 @@ func (s show) watch(ctx context.Context, out io.Writer) (err error) {
 	screen.flush()
 	vm.Kill() // everything that counts has been synced by the new system
 	return s.summary(ctx, out, time.Since(start))
+}
+
+// picture keeps what somebody sees who stands before the machine while its disk is
+// written, with the progress bar if there is time for one.
+func (s show) picture(ctx context.Context, vm *lab.VM) error {
+	for range 40 {
+		text, err := vm.TextScreen(ctx)
+		if err != nil {
+			return err
+		}
+		if _, bar, ok := strings.Cut(text, "cast off"); ok && strings.Contains(bar, "MiB/s") {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return vm.Screendump(ctx, filepath.Join(s.dir, "screen.png"))
 }
 
 // summary tells what was kept, how long it took and where to look.
