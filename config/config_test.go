@@ -1,6 +1,7 @@
 package config
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,31 @@ func TestParseEmptyIsDefault(t *testing.T) {
 	want := Default()
 	if diff := cmp.Diff(&want, got); diff != "" {
 		t.Errorf("Parse(nothing) (-want +got):\n%s", diff)
+	}
+}
+
+// The example of the documentation is a valid file that says nothing but the defaults,
+// except where it shows something else.
+func TestDocumentedExample(t *testing.T) {
+	text, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(text), "```toml\n")
+	example, _, closed := strings.Cut(rest, "```")
+	if !ok || !closed {
+		t.Fatal("docs/configuration.md has no toml example")
+	}
+	got, err := Parse("docs/configuration.md", []byte(example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Image, want.Old = got.Image, got.Old
+	want.New.Root, want.New.Mounts = got.New.Root, got.New.Mounts
+	want.Console.Diagnosis = got.Console.Diagnosis
+	if diff := cmp.Diff(&want, got); diff != "" {
+		t.Errorf("the documented defaults are not the defaults (-want +got):\n%s", diff)
 	}
 }
 
