@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,18 @@ type Range struct {
 
 // Digest is the SHA-256 of a range.
 type Digest [sha256.Size]byte
+
+// MarshalText writes a digest in hexadecimal.
+func (d Digest) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d[:]), nil }
+
+// UnmarshalText reads what MarshalText has written.
+func (d *Digest) UnmarshalText(text []byte) error {
+	if hex.DecodedLen(len(text)) != len(d) {
+		return fmt.Errorf("digest %q: expected %d hexadecimal digits", text, 2*len(d))
+	}
+	_, err := hex.Decode(d[:], text)
+	return err
+}
 
 // Map is what a decoded image must be, range by range.
 type Map struct {
@@ -119,7 +132,7 @@ func Each(ctx context.Context, src io.Reader, pool *Pool, inspect func(Range) er
 
 func cut(ctx context.Context, src io.Reader, pool *Pool, inspect func(Range) error, jobs chan<- Range) (int64, error) {
 	var off int64
-	for i := 0; ; i++ {
+	for i := 0; ctx.Err() == nil; i++ {
 		var buf []byte
 		select {
 		case buf = <-pool.free:
@@ -148,6 +161,7 @@ func cut(ctx context.Context, src io.Reader, pool *Pool, inspect func(Range) err
 			return off, nil
 		}
 	}
+	return off, ctx.Err()
 }
 
 // fill reads until buf is full or src says io.EOF itself. io.ReadFull would turn

@@ -29,6 +29,9 @@ func TestClassicMachineIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	if vm.Console.Contains("diagnosis shell") {
+		t.Error("a shell was opened that nobody asked for")
+	}
 	for _, partition := range []int{lab.KioskBoot, lab.KioskRoot, lab.KioskData, lab.KioskLog} {
 		want, got := tree(t, k.NewRaw, partition), tree(t, k.Disk, partition)
 		expectRetained(k, want, old[partition], partition)

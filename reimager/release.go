@@ -48,9 +48,9 @@ func readRelease(dir string) (*release, error) {
 		case 1:
 			return names[0]
 		case 0:
-			all = append(all, fmt.Errorf("read release %s: no %s in it", dir, kind))
+			all = append(all, fmt.Errorf("read release %s: there is no %s in it", dir, kind))
 		default:
-			all = append(all, fmt.Errorf("read release %s: %d files are a %s: %s", dir, len(names), kind, strings.Join(names, ", ")))
+			all = append(all, fmt.Errorf("read release %s: %d files are each %s: %s", dir, len(names), kind, strings.Join(names, ", ")))
 		}
 		return ""
 	}

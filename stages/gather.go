@@ -231,7 +231,7 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, source c
 	if plan != nil {
 		archive = plan.ArchiveBytes
 	}
-	if err := mountRAM(size, archive); err != nil {
+	if err := mountRAM(size, archive, stateBytes(g.Disk.Bytes)); err != nil {
 		return err
 	}
 	if plan != nil {
@@ -242,14 +242,21 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, source c
 	return r.takeImage(ctx, g, source, f, size)
 }
 
+// stateBytes is what the saved state takes: a digest in hexadecimal for each range of
+// a disk, and some pages for the rest.
+func stateBytes(diskBytes int64) int64 {
+	const perRange, rest = 80, 4 << 20
+	return diskBytes/image.RangeBytes*perRange + rest
+}
+
 // mountRAM makes a tmpfs as large as image and archive, if the machine has the
 // memory; a tmpfs ends at half of it by default.
-func mountRAM(imageBytes, archiveBytes int64) error {
+func mountRAM(imageBytes, archiveBytes, stateBytes int64) error {
 	available, err := memory("MemAvailable")
 	if err != nil {
 		return err
 	}
-	if need := imageBytes + archiveBytes + reserveBytes; need > available {
+	if need := imageBytes + archiveBytes + stateBytes + reserveBytes; need > available {
 		return report.Hint(fmt.Errorf("check memory: %s available, needed are %s: %s for the image, %s for retained files, %s to work",
 			disk.Size(available), disk.Size(need), disk.Size(imageBytes), disk.Size(archiveBytes), disk.Size(reserveBytes)),
 			"make the image smaller (xz or zstd), retain less, or add memory")
@@ -257,8 +264,7 @@ func mountRAM(imageBytes, archiveBytes int64) error {
 	if err := os.MkdirAll(ramDir, 0o700); err != nil {
 		return err
 	}
-	const slack = 8 << 20 // the saved state, and whole pages for small files
-	options := fmt.Sprintf("size=%d,mode=0700", imageBytes+archiveBytes+slack)
+	options := fmt.Sprintf("size=%d,mode=0700", imageBytes+archiveBytes+stateBytes)
 	if err := unix.Mount("tmpfs", ramDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
 		return fmt.Errorf("mount RAM for the image: %w", err)
 	}
