@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -193,24 +192,60 @@ func (r *Run) mountOn(ctx context.Context, p place, dir string, flags uintptr) e
 	return nil
 }
 
-// device resolves what an fstab names. A plain /dev/sda6 that is not there is
-// looked for by its number on the given disk, as letters change.
+// device resolves what the fstab of a system on the given disk names.
 func (r *Run) device(spec string, on *disk.Disk) (place, error) {
-	device, err := config.ParseDevice(spec)
+	device, err := plainDevice(spec)
 	if err != nil {
 		return place{}, err
 	}
-	if strings.HasPrefix(device.Value, "/dev/mapper/") || strings.HasPrefix(device.Value, "/dev/md") {
-		return place{}, report.Hint(fmt.Errorf("find %s: LVM, RAID and encrypted filesystems are not supported", spec), "name plain partitions in [old] or [new] mounts")
-	}
 	p, err := r.find(device, on)
-	if err == nil || device.Kind != config.ByPath {
+	if device.Kind != config.ByPath || err == nil && p.disk.Name == on.Name {
 		return p, err
 	}
-	name := filepath.Base(device.Value)
-	digits := name[len(strings.TrimRight(name, "0123456789")):]
-	if number, e := config.ParseDevice("partition " + digits); e == nil {
-		return r.find(number, on)
+	// Letters change: /dev/sda6 may be partition 6 of this disk by another name.
+	q, numberErr := r.byNumber(device, on)
+	switch {
+	case err == nil && numberErr == nil:
+		return place{}, report.Hint(fmt.Errorf("find %s: is it %s, or %s under another letter?", spec, p, q), "name it in [old] mounts, best by UUID")
+	case err == nil:
+		return p, nil
+	case numberErr == nil:
+		return q, nil
+	}
+	return place{}, err
+}
+
+// deviceOn is device for what is about to be written: it never leaves the disk.
+func (r *Run) deviceOn(spec string, on *disk.Disk) (place, error) {
+	device, err := plainDevice(spec)
+	if err != nil {
+		return place{}, err
+	}
+	if device.Kind == config.ByPath {
+		return r.byNumber(device, on)
+	}
+	p, err := r.find(device, on)
+	if err == nil && p.disk.Name != on.Name {
+		err = fmt.Errorf("find %s: it is %s, which is not on %s", spec, p, on.Path)
 	}
 	return p, err
+}
+
+func plainDevice(spec string) (config.Device, error) {
+	device, err := config.ParseDevice(spec)
+	if err == nil && (strings.HasPrefix(device.Value, "/dev/mapper/") || strings.HasPrefix(device.Value, "/dev/md")) {
+		err = report.Hint(fmt.Errorf("find %s: LVM, RAID and encrypted filesystems are not supported", spec), "name plain partitions in [old] or [new] mounts")
+	}
+	return device, err
+}
+
+// byNumber takes the number off a name such as /dev/sda6 or /dev/nvme0n1p6 and
+// finds that partition on the given disk.
+func (r *Run) byNumber(device config.Device, on *disk.Disk) (place, error) {
+	digits := device.Value[len(strings.TrimRight(device.Value, "0123456789")):]
+	number, err := config.ParseDevice("partition " + digits)
+	if err != nil {
+		return place{}, fmt.Errorf("find %s: it names no partition", device)
+	}
+	return r.find(number, on)
 }

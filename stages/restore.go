@@ -64,7 +64,7 @@ func (r *Run) findNewRoot(ctx context.Context, target *disk.Disk) (place, error)
 
 // onNewSystem mounts the new system, calls use, and unmounts and flushes it.
 func (r *Run) onNewSystem(ctx context.Context, root place, flags uintptr, use func() error) error {
-	err := r.mountSystem(ctx, root, r.Config.New.Mounts, newDir, flags)
+	err := r.mountSystem(ctx, system{root: root, named: r.Config.New.Mounts, dir: newDir, own: true}, flags)
 	if err == nil {
 		err = use()
 	}

@@ -67,7 +67,7 @@ func (r *Run) isRoot(ctx context.Context, p place, dir string) (why string, err 
 		if entry.Dir != "/" {
 			continue
 		}
-		if q, e := r.device(entry.Spec, &p.disk); e == nil && q.part.Name == p.part.Name {
+		if q, e := r.deviceOn(entry.Spec, &p.disk); e == nil && q.part.Name == p.part.Name {
 			return "", nil
 		}
 		return fmt.Sprintf("its fstab mounts %s on /", entry.Spec), nil
@@ -92,17 +92,27 @@ func readFstab(rootDir string) ([]disk.FstabEntry, error) {
 	return disk.ParseFstab(f)
 }
 
-// mountSystem mounts a root and its other filesystems on dir: those that the
-// configuration names, or else those of its fstab.
-func (r *Run) mountSystem(ctx context.Context, root place, named map[string]config.Device, dir string, flags uintptr) error {
-	if err := r.mount(ctx, root, dir, flags); err != nil {
+// system is an old or new system and where it is mounted.
+type system struct {
+	root  place
+	named map[string]config.Device // filesystems that the configuration names
+	dir   string
+	// own keeps everything but the root's own disk unmounted, as nothing else may be
+	// written to.
+	own bool
+}
+
+// mountSystem mounts a root and its other filesystems: those that the configuration
+// names, or else those of its fstab.
+func (r *Run) mountSystem(ctx context.Context, s system, flags uintptr) error {
+	if err := r.mount(ctx, s.root, s.dir, flags); err != nil {
 		return err
 	}
-	if len(named) > 0 {
-		for _, at := range byDepth(named) {
-			p, err := r.find(named[at], &root.disk)
+	if len(s.named) > 0 {
+		for _, at := range byDepth(s.named) {
+			p, err := r.find(s.named[at], &s.root.disk)
 			if err == nil {
-				err = r.mountBeneath(ctx, p, dir, at, flags)
+				err = r.mountBeneath(ctx, p, s.dir, at, flags)
 			}
 			if err != nil {
 				return fmt.Errorf("mount %s: %w", at, err)
@@ -110,34 +120,43 @@ func (r *Run) mountSystem(ctx context.Context, root place, named map[string]conf
 		}
 		return nil
 	}
-	entries, err := readFstab(dir)
+	entries, err := readFstab(s.dir)
 	if err != nil {
-		return fmt.Errorf("read fstab of %s: %w", root.part.Path, err)
+		return fmt.Errorf("read fstab of %s: %w", s.root.part.Path, err)
 	}
 	for _, e := range entries {
 		if e.Dir == "/" || !e.Local() {
 			continue
 		}
-		err := r.mountEntry(ctx, root, e, dir, flags)
+		err := r.mountEntry(ctx, s, e, flags)
 		if err != nil && e.Has("nofail") {
 			r.warn("mount %s, which fstab lets fail: %v", e.Dir, err)
 		} else if err != nil {
-			return report.Hint(fmt.Errorf("mount %s as fstab of %s says: %w", e.Dir, root.part.Path, err),
+			return report.Hint(fmt.Errorf("mount %s as fstab of %s says: %w", e.Dir, s.root.part.Path, err),
 				"list the filesystems that matter in reimager.toml: [old] mounts or [new] mounts")
 		}
 	}
 	return nil
 }
 
-func (r *Run) mountEntry(ctx context.Context, root place, e disk.FstabEntry, dir string, flags uintptr) error {
-	p, err := r.device(e.Spec, &root.disk)
+func (r *Run) mountEntry(ctx context.Context, s system, e disk.FstabEntry, flags uintptr) error {
+	find := r.device
+	if s.own {
+		find = r.deviceOn
+	}
+	p, err := find(e.Spec, &s.root.disk)
+	if err != nil && s.own {
+		// It was not rewritten, so nothing has to be put back there.
+		r.warn("%s stays unmounted: %v", e.Dir, err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	if e.Has("ro") {
 		flags |= unix.MS_RDONLY
 	}
-	return r.mountBeneath(ctx, p, dir, e.Dir, flags)
+	return r.mountBeneath(ctx, p, s.dir, e.Dir, flags)
 }
 
 // mountBeneath mounts a place on a directory of a root that is mounted on dir.

@@ -1,0 +1,134 @@
+package stages
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"reimager/config"
+	"reimager/disk"
+	"reimager/image"
+	"reimager/report"
+	"reimager/retain"
+)
+
+// reserveBytes is what a run needs beside image and archive: the decoder's
+// memory, the ranges under way, two Go programs, the kernel's own buffers.
+// The QEMU tests hold the measured peak against it.
+const reserveBytes = 128 << 20
+
+// take brings retained files and image into RAM.
+func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, source config.Source, f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("stat image: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("open image %s: not a regular file", source)
+	}
+	size := info.Size()
+	if r.Job != nil && r.Job.Image.Bytes != size {
+		return report.Hint(fmt.Errorf("check image %s: %d bytes, expected %d as when the machine was armed", source, size, r.Job.Image.Bytes), "the image was changed or cut short; copy it again and arm again")
+	}
+	archive := int64(0)
+	if plan != nil {
+		archive = plan.ArchiveBytes
+	}
+	if err := mountRAM(size, archive, stateBytes(g.Disk.Bytes)); err != nil {
+		return err
+	}
+	if plan != nil {
+		if g.ArchiveBytes, err = r.capture(ctx, plan); err != nil {
+			return err
+		}
+	}
+	return r.takeImage(ctx, g, source, f, size)
+}
+
+// stateBytes is what the saved state takes: a digest in hexadecimal for each range of
+// a disk, and some pages for the rest.
+func stateBytes(diskBytes int64) int64 {
+	const perRange, rest = 80, 4 << 20
+	return diskBytes/image.RangeBytes*perRange + rest
+}
+
+// mountRAM makes a tmpfs as large as image and archive, if the machine has the
+// memory; a tmpfs ends at half of it by default.
+func mountRAM(imageBytes, archiveBytes, stateBytes int64) error {
+	available, err := memory("MemAvailable")
+	if err != nil {
+		return err
+	}
+	if need := imageBytes + archiveBytes + stateBytes + reserveBytes; need > available {
+		return report.Hint(fmt.Errorf("check memory: %s available, needed are %s: %s for the image, %s for retained files, %s to work",
+			disk.Size(available), disk.Size(need), disk.Size(imageBytes), disk.Size(archiveBytes), disk.Size(reserveBytes)),
+			"make the image smaller (xz or zstd), retain less, or add memory")
+	}
+	if err := os.MkdirAll(ramDir, 0o700); err != nil {
+		return err
+	}
+	options := fmt.Sprintf("size=%d,mode=0700", imageBytes+archiveBytes+stateBytes)
+	if err := unix.Mount("tmpfs", ramDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
+		return fmt.Errorf("mount RAM for the image: %w", err)
+	}
+	return nil
+}
+
+func (r *Run) capture(ctx context.Context, plan *retain.Plan) (int64, error) {
+	out, err := os.OpenFile(ramArchive, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, fmt.Errorf("make archive: %w", err)
+	}
+	bar := r.Report.Progress("retain", plan.ArchiveBytes)
+	last := int64(0)
+	summary, err := retain.Capture(ctx, plan, out, func(n int64) { bar.Add(n - last); last = n })
+	if err := errors.Join(err, out.Close()); err != nil {
+		return 0, err
+	}
+	bar.Done()
+	r.Report.Printf("retain   %d files and directories, %s", len(summary.Entries), disk.Size(summary.ContentBytes))
+	for _, e := range summary.Entries {
+		r.Report.Detail("retain   %s %s %s %s:%s", e.Type, e.Mode, e.Path, e.Owner, e.Group)
+	}
+	return summary.ArchiveBytes, nil
+}
+
+// takeImage copies the image into RAM and, from the very same bytes, checks its
+// signature and decodes it whole: what is written later is what was judged here.
+func (r *Run) takeImage(ctx context.Context, g *Gathered, source config.Source, f *os.File, size int64) error {
+	out, err := os.OpenFile(ramImage, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("make image: %w", err)
+	}
+	sum := sha256.New()
+	bar := r.Report.Progress("verify", size)
+	signed := image.NewSignatureCheck(io.TeeReader(f, io.MultiWriter(out, sum, countTo(bar))))
+	err = r.decodeAll(ctx, g, signed)
+	if err := errors.Join(err, out.Close()); err != nil {
+		return fmt.Errorf("check image %s: %w", source, err)
+	}
+	bar.Done()
+	digest := hex.EncodeToString(sum.Sum(nil))
+	if r.Job != nil && r.Job.Image.SHA256 != "" && r.Job.Image.SHA256 != digest {
+		return report.Hint(fmt.Errorf("check image %s: SHA-256 %s, expected %s as when the machine was armed", source, digest, r.Job.Image.SHA256), "copy the image again and arm again")
+	}
+	by, err := r.signedBy(source, signed)
+	if err != nil {
+		return fmt.Errorf("check image %s: %w", source, err)
+	}
+	r.Record.Image = report.Image{Source: source.String(), Format: string(g.Format), CompressedBytes: size, SHA256: digest, Bytes: g.Map.Bytes, SignedBy: by}
+	r.Report.Printf("image    %s, %s of %s, %s", source, g.Format, disk.Size(g.Map.Bytes), g.Table.Kind)
+	return nil
+}
+
+type counterFunc func(int)
+
+func (c counterFunc) Write(p []byte) (int, error) { c(len(p)); return len(p), nil }
+
+func countTo(bar *report.Progress) io.Writer { return counterFunc(func(n int) { bar.Add(int64(n)) }) }
