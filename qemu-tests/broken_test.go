@@ -81,9 +81,9 @@ func TestWorkerDies(t *testing.T) {
 		t.Fatalf("build init with faults: %v\n%s", err, out)
 	}
 	for _, tt := range []struct{ fault, says, ends string }{
-		{"panic@gather", "panic: a fault that a test asked for", "old: BACK AFTER A FAILED RUN"},
-		{"nil@gather", "nil pointer dereference", "old: BACK AFTER A FAILED RUN"},
-		{"kill@gather", "died of signal 9", "old: BACK AFTER A FAILED RUN"},
+		{"panic@verify", "panic: a fault that a test asked for", "old: BACK AFTER A FAILED RUN"},
+		{"nil@verify", "nil pointer dereference", "old: BACK AFTER A FAILED RUN"},
+		{"kill@verify", "died of signal 9", "old: BACK AFTER A FAILED RUN"},
 		{"panic@write-range", "panic: a fault that a test asked for", "KIOSK new 2.0 DONE"},
 		{"nil@restore", "nil pointer dereference", "KIOSK new 2.0 DONE"},
 		{"kill@land", "died of signal 9", "KIOSK new 2.0 DONE"},
@@ -147,5 +147,42 @@ func TestArmDisarm(t *testing.T) {
 				t.Errorf("%s was changed", path)
 			}
 		}
+	}
+}
+
+// With another disk in front, the kiosk's own is /dev/sdb. Its fstab says /dev/sda6:
+// that is ambiguous and refused, or, once named by UUID, goes to the right disk.
+// The other disk is never written to.
+func TestOtherDiskInFront(t *testing.T) {
+	uuid := lab.OldKiosk().FSUUID(lab.KioskLog)
+	for _, tt := range []struct{ name, more, says string }{
+		{"ambiguous", "", "is it /dev/sda6 (ext4), or /dev/sdb6 (ext4) under another letter?"},
+		{"named", "\n[old]\nmounts = { \"/kiosk\" = \"UUID=" + uuid + "\" }\n", "landed   /dev/sdb boots its new system"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx := withTimeout(t)
+			k := armed(t)
+			rebake(t, k, scenario.PlainConfig+tt.more)
+			other := lab.NewKiosk()
+			other.Name = "other"
+			front := filepath.Join(t.TempDir(), "other.raw")
+			_, err := lab.BuildKiosk(ctx, front, k.Kernel, other)
+			must(t, err)
+			before := front + ".before"
+			must(t, lab.CopySparse(before, front))
+			own := k.Drive()
+			own.Device = ",bootindex=0"
+			vm := start(t, lab.Config{Drives: []lab.Drive{{Path: front, Serial: "OTHER", Device: ",bootindex=1"}, own}, NoReboot: true})
+			wait(ctx, t, vm, tt.says)
+			waitExit(ctx, t, vm)
+			if n := changed(t, before, front); len(n) > 0 {
+				t.Errorf("%d blocks of the other disk were changed, first at byte %d", len(n), n[0])
+			}
+			if tt.name == "named" {
+				if got := tree(t, k.Disk, lab.KioskLog)["till state.db"]; got.Size == 0 {
+					t.Error("the retained file of /kiosk is not on the kiosk's own disk")
+				}
+			}
+		})
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"reimager/config"
 	"reimager/disk"
+	"reimager/fault"
 	"reimager/image"
 	"reimager/report"
 	"reimager/retain"
@@ -106,6 +107,7 @@ func (r *Run) takeImage(ctx context.Context, g *Gathered, source config.Source, 
 	if err != nil {
 		return fmt.Errorf("make image: %w", err)
 	}
+	fault.At("verify")
 	sum := sha256.New()
 	bar := r.Report.Progress("verify", size)
 	signed := image.NewSignatureCheck(io.TeeReader(f, io.MultiWriter(out, sum, countTo(bar))))
