@@ -43,11 +43,8 @@ func TestBadSectorHolds(t *testing.T) {
 	}
 	wait(ctx, t, vm, "THE MACHINE HOLDS")
 	wait(ctx, t, vm, "DO NOT SWITCH IT OFF")
-	screen, err := vm.TextScreen(ctx)
-	must(t, err)
-	if !strings.Contains(screen, "DO NOT SWITCH IT OFF") || !strings.Contains(screen, fmt.Sprint("sector ", bad)) {
-		t.Errorf("the screen does not say what to do:\n%s", screen)
-	}
+	waitScreen(ctx, t, vm, fmt.Sprint("sector ", bad))
+	waitScreen(ctx, t, vm, "DO NOT SWITCH IT OFF")
 	vm.Kill()
 
 	// The power was cut now: what starts is the holding code.

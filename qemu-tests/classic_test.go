@@ -156,17 +156,21 @@ func TestEmptyListLeavesTheImage(t *testing.T) {
 	wait(ctx, t, vm, k.New.Banner())
 }
 
-// Three lines of configuration do where fstabs are plain: old and new root and
-// their filesystems are found, and the disk that holds the root is the target.
-func TestPlainConfiguration(t *testing.T) {
+// The defaults do where fstabs are plain: old and new root and their filesystems
+// are found, the disk that holds the root is the target, and the image is signed.
+func TestDefaultsAndSignature(t *testing.T) {
 	ctx := withTimeout(t)
-	k := build(t, scenario.Spec{Config: scenario.PlainConfig})
+	k := build(t, scenario.Spec{Config: scenario.DefaultConfig, Signed: true})
 	vm := start(t, lab.Config{Drives: []lab.Drive{k.Drive()}})
 	wait(ctx, t, vm, "old root /dev/sda2")
 	wait(ctx, t, vm, "new root /dev/sda2")
 	wait(ctx, t, vm, k.New.Done())
 	waitExit(ctx, t, vm)
-	checkRecord(t, recordOf(t, k.Disk, lab.KioskRoot, "/var/log/reimager/record.json"))
+	record := recordOf(t, k.Disk, lab.KioskRoot, "/var/log/reimager/record.json")
+	checkRecord(t, record)
+	if by := record["image"].(map[string]any)["signed_by"]; by == nil {
+		t.Error("record: the image was signed by nobody")
+	}
 	got := tree(t, k.Disk, lab.KioskRoot)["etc/kiosk/keys/client.key"]
 	if got.UID != 880 || got.GID != 880 || got.Mode != 0o600 {
 		t.Errorf("client.key: %d:%d %v; want 880:880 -rw-------", got.UID, got.GID, got.Mode)

@@ -61,6 +61,24 @@ func TestFailureBeforeWriteGoesBack(t *testing.T) {
 			"check memory", false},
 		{"another disk", func(_ *testing.T, _ *scenario.Kiosk, vm *lab.Config) { vm.Drives[0].Serial = "ANOTHER" },
 			`serial "ANOTHER", expected "KIOSK0042"`, false},
+		{"image not signed", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+			_, key, err := scenario.Sign(t.TempDir(), k.NewImage)
+			must(t, err)
+			rebake(t, k, strings.ReplaceAll(scenario.ClassicConfig, "if-present", "require"), "--key", key)
+		}, "there is no signature", false},
+		{"signed by somebody else", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+			dir := t.TempDir()
+			signature, _, err := scenario.Sign(dir, k.NewImage)
+			must(t, err)
+			edit(t, k.Disk, lab.KioskData, func(dir string) {
+				text, err := os.ReadFile(signature)
+				must(t, err)
+				must(t, os.WriteFile(filepath.Join(dir, releaseImage+".minisig"), text, 0o644))
+			})
+			_, key, err := scenario.Sign(t.TempDir(), k.NewImage)
+			must(t, err)
+			rebake(t, k, strings.ReplaceAll(scenario.ClassicConfig, "if-present", "require"), "--key", key)
+		}, "expected one of the trusted keys", false},
 		{"module missing", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
 			without(t, k, `modules = ["sd_mod", "ext4"]`)
 		}, "shows no disk at all; is the driver of its controller in the initrd?", true},

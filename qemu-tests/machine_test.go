@@ -84,6 +84,23 @@ func wait(ctx context.Context, t *testing.T, vm *lab.VM, text string) {
 	}
 }
 
+// waitScreen waits for a text on the VGA screen.
+func waitScreen(ctx context.Context, t *testing.T, vm *lab.VM, text string) {
+	t.Helper()
+	for {
+		screen, err := vm.TextScreen(ctx)
+		must(t, err)
+		if strings.Contains(screen, text) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("the screen lacks %q:\n%s", text, screen)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
 // waitExit waits until a VM that must not reboot has reset.
 func waitExit(ctx context.Context, t *testing.T, vm *lab.VM) {
 	t.Helper()

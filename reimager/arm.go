@@ -216,13 +216,13 @@ func locate(name string) (*location, error) {
 func digest(name string) (string, int64, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return "", 0, fmt.Errorf("read image: %w", err)
+		return "", 0, fmt.Errorf("digest: %w", err)
 	}
 	defer f.Close()
 	sum := sha256.New()
 	n, err := io.Copy(sum, f)
 	if err != nil {
-		return "", 0, fmt.Errorf("read image: %w", err)
+		return "", 0, fmt.Errorf("digest: %w", err)
 	}
 	return hex.EncodeToString(sum.Sum(nil)), n, nil
 }
@@ -231,14 +231,21 @@ func digest(name string) (string, int64, error) {
 // machine boots as ever.
 func install(grub *boot.GRUB, r *release, job *config.Job) error {
 	folder := filepath.Join(filepath.Dir(grub.Dir()), bootFolder)
+	kernel, initrd := filepath.Join(folder, "kernel"), filepath.Join(folder, "initrd")
+	copies := [][2]string{{r.kernel, kernel}, {r.initrd, initrd}}
+	if room(filepath.Dir(folder), copies) != nil {
+		// What an earlier arm has left may be what fills the filesystem.
+		if err := disarm(grub); err != nil {
+			return err
+		}
+		if err := room(filepath.Dir(folder), copies); err != nil {
+			return err
+		}
+	}
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return fmt.Errorf("install: %w", err)
 	}
-	if err := room(folder, r.kernel, r.initrd); err != nil {
-		return err
-	}
-	kernel, initrd := filepath.Join(folder, "kernel"), filepath.Join(folder, "initrd")
-	for _, c := range [][2]string{{r.kernel, kernel}, {r.initrd, initrd}} {
+	for _, c := range copies {
 		if err := copyFile(c[0], c[1]); err != nil {
 			return err
 		}
@@ -287,15 +294,17 @@ func install(grub *boot.GRUB, r *release, job *config.Job) error {
 	return boot.Settle(grub.Dir(), guard)
 }
 
-// room refuses a boot filesystem that kernel and initrd do not fit on.
-func room(folder string, files ...string) error {
+// room refuses a boot filesystem on which the copies do not fit beside what is there.
+func room(folder string, copies [][2]string) error {
 	var need int64
-	for _, f := range files {
-		info, err := os.Stat(f)
+	for _, c := range copies {
+		info, err := os.Stat(c[0])
 		if err != nil {
 			return err
 		}
-		need += info.Size()
+		if !same(c[0], c[1]) {
+			need += info.Size()
+		}
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(folder, &st); err != nil {
@@ -307,7 +316,18 @@ func room(folder string, files ...string) error {
 	return nil
 }
 
+// same tells whether two files have the same content.
+func same(one, two string) bool {
+	a, _, errA := digest(one)
+	b, _, errB := digest(two)
+	return errA == nil && errB == nil && a == b
+}
+
+// copyFile copies a file unless it is there already.
 func copyFile(from, to string) (err error) {
+	if same(from, to) {
+		return nil
+	}
 	in, err := os.Open(from)
 	if err != nil {
 		return fmt.Errorf("install: %w", err)

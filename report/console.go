@@ -11,7 +11,6 @@ type console struct {
 	out    chan []byte
 	idle   chan chan struct{}
 	screen bool
-	bar    bool // the last thing on the screen is a progress bar
 }
 
 // queued is how many writes wait for a slow terminal before the next is dropped.
@@ -38,9 +37,10 @@ func (c *console) pump(w io.Writer) {
 }
 
 func (c *console) line(text string) {
-	if c.bar {
-		text = "\r\x1b[K" + text // over the bar: carriage return, erase to end of line
-		c.bar = false
+	if c.screen {
+		// Over a progress bar, ours or that of a worker that died: carriage return,
+		// erase to end of line.
+		text = "\r\x1b[K" + text
 	}
 	c.send(text + "\r\n")
 }
@@ -54,7 +54,6 @@ func (c *console) send(text string) {
 
 // Write lets a progress bar draw on a screen.
 func (c *console) Write(b []byte) (int, error) {
-	c.bar = true
 	c.send(string(b))
 	return len(b), nil
 }

@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	_ "embed" // the shell script
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -63,19 +64,25 @@ func downtime(ctx context.Context, runs int, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	initrd, err := os.Stat(ours.Initrd)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "classic initrd: %.2f MiB (at most 8 is promised)\n", float64(initrd.Size())/(1<<20))
 	fmt.Fprintf(out, "downtime with an image of %d MiB (%d MiB as bzip2), emulated machine, 2 CPUs\n", raw.Size()>>20, packed.Size()>>20)
 	var ratios []float64
 	for i := range runs {
-		a, err := measure(ctx, ours)
+		a, machine, err := measure(ctx, ours)
 		if err != nil {
 			return err
 		}
-		b, err := measure(ctx, theirs)
+		b, _, err := measure(ctx, theirs)
 		if err != nil {
 			return err
 		}
 		ratios = append(ratios, a.Seconds()/b.Seconds())
-		fmt.Fprintf(out, "  run %d: reimager %.1f s, shell script %.1f s, ratio %.2f\n", i+1, a.Seconds(), b.Seconds(), ratios[i])
+		fmt.Fprintf(out, "  run %d: reimager %.1f s, shell script %.1f s, ratio %.2f; init in gather after %.2f s, peak memory %.0f MiB\n",
+			i+1, a.Seconds(), b.Seconds(), ratios[i], machine.WakeSeconds, float64(machine.PeakBytes)/(1<<20))
 	}
 	sort.Float64s(ratios)
 	fmt.Fprintf(out, "downtime: median ratio %.2f (at most 0.60 is promised)\n", ratios[len(ratios)/2])
@@ -93,26 +100,41 @@ func baseline(ctx context.Context, dir string) (*scenario.Kiosk, error) {
 	}})
 }
 
-// measure runs a copy of a kiosk and returns its downtime.
-func measure(ctx context.Context, k *scenario.Kiosk) (time.Duration, error) {
+// measure runs a copy of a kiosk and returns its downtime, and what the record says
+// of the machine if there is one.
+func measure(ctx context.Context, k *scenario.Kiosk) (time.Duration, report.Machine, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	disk := filepath.Join(k.Dir, "run.raw")
 	if err := lab.CopySparse(disk, k.Disk); err != nil {
-		return 0, err
+		return 0, report.Machine{}, err
 	}
 	defer os.Remove(disk)
+	down, err := boot(ctx, k, disk)
+	if err != nil {
+		return 0, report.Machine{}, err
+	}
+	var record report.Record
+	if text, err := lab.ReadFile(ctx, disk, lab.KioskLog, "/log/record.json"); err == nil {
+		if err := json.Unmarshal(text, &record); err != nil {
+			return 0, report.Machine{}, err
+		}
+	}
+	return down, record.Machine, nil
+}
+
+// boot runs a machine from its old system to its new one.
+func boot(ctx context.Context, k *scenario.Kiosk, disk string) (time.Duration, error) {
 	vm, err := lab.Start(ctx, lab.Config{Drives: []lab.Drive{{Path: disk, Serial: scenario.Serial}}, MemoryMiB: 512})
 	if err != nil {
 		return 0, err
 	}
 	defer vm.Kill()
 	const last = "reboot: Restarting system"
-	if err := vm.WaitFor(ctx, last); err != nil {
-		return 0, err
-	}
-	if err := vm.WaitFor(ctx, k.New.Banner()); err != nil {
-		return 0, err
+	for _, text := range []string{last, k.New.Banner()} {
+		if err := vm.WaitFor(ctx, text); err != nil {
+			return 0, err
+		}
 	}
 	var from, to time.Duration
 	for _, line := range vm.Console.Lines() {

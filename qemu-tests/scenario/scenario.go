@@ -28,6 +28,8 @@ type Spec struct {
 	OldData func(context.Context, lab.Kernel) (lab.Tree, error)
 	// Init is another /init than the one that was built.
 	Init string
+	// Signed signs the image and trusts its key.
+	Signed bool
 	// Flags are further arguments of imagebuild initrd.
 	Flags []string
 }
@@ -68,7 +70,10 @@ mounts = { "/kiosk" = "partition 6" }
 log_dir = "/kiosk/log"
 `
 
-// PlainConfig is what a machine with an ordinary fstab needs.
+// DefaultConfig changes nothing: images have to be signed, everything is found.
+const DefaultConfig = "# the defaults\n"
+
+// PlainConfig is the same for images that are not signed.
 const PlainConfig = `[trust]
 signature = "if-present"
 `
@@ -166,6 +171,14 @@ func Build(ctx context.Context, dir string, spec Spec) (*Kiosk, error) {
 	}
 	if err := lab.CompressBzip2(ctx, k.NewRaw, k.NewImage); err != nil {
 		return nil, err
+	}
+	if spec.Signed {
+		signature, key, err := Sign(dir, k.NewImage)
+		if err != nil {
+			return nil, err
+		}
+		spec.Flags = append(spec.Flags, "--key", key)
+		k.Old.Data = append(k.Old.Data, lab.File{Path: "release/" + filepath.Base(signature), Mode: 0o644, Source: signature})
 	}
 	if err := k.bake(ctx, spec); err != nil {
 		return nil, err
