@@ -35,7 +35,7 @@ unit:
 
 # a machine's whole life in QEMU, with its disks compared from the host
 qemu: build
-    go test -count=1 -timeout 40m ./qemu-tests/...
+    go test -count=1 -timeout 60m -parallel 2 ./qemu-tests/...
 
 # fuzz every parser for a while each (just fuzz 5m)
 fuzz time="20s":

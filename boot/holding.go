@@ -22,8 +22,8 @@ const (
 // teletype wants CR and LF.
 const holdingMessage = "reimage interrupted\r\n\r\n" +
 	"This disk is half written and cannot boot.\r\n" +
-	"Start the machine from the reimager's rescue stick,\r\n" +
-	"or call your operator. Nothing else helps.\r\n"
+	"Start the machine from a rescue medium, or call\r\n" +
+	"your operator. Switching it off and on does not help.\r\n"
 
 // HoldingSector is the first sector that a disk gets while it is being
 // rewritten: HoldingCode in the first 440 bytes, disk signature, partition

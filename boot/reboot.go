@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,9 +22,24 @@ type Restarter struct {
 // SystemRestarter restarts the machine that this process runs on.
 func SystemRestarter() Restarter {
 	return Restarter{
-		Sync:    unix.Sync,
+		Sync:    boundedSync,
 		Trigger: "/proc/sysrq-trigger",
 		Restart: func() error { return unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART) },
+	}
+}
+
+// syncPatience bounds sync(2), which never returns from a disk that hangs.
+const syncPatience = 10 * time.Second
+
+func boundedSync() {
+	done := make(chan struct{})
+	go func() {
+		unix.Sync()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(syncPatience):
 	}
 }
 

@@ -205,6 +205,12 @@ func (c *Config) check() error {
 	if c.New.LogDir != LogOff && !cleanAbsolute(c.New.LogDir) {
 		all = append(all, fmt.Errorf("new.log_dir = %q: expected an absolute path or %q", c.New.LogDir, LogOff))
 	}
+	if c.Image.Source.Device.Kind == ByNumber {
+		all = append(all, fmt.Errorf("image.source = %q: expected /dev/NAME, UUID=, LABEL=, PARTUUID= or PARTLABEL=", c.Image.Source))
+	}
+	if c.Old.Root.Kind == ByNumber && c.Target.Disk.Kind == HoldsOldRoot {
+		all = append(all, fmt.Errorf("old.root = %q: a partition number of which disk? name the disk in target.disk, or the root by UUID=", c.Old.Root))
+	}
 	for key, mounts := range map[string]map[string]Device{"old.mounts": c.Old.Mounts, "new.mounts": c.New.Mounts} {
 		for dir := range mounts {
 			if !cleanAbsolute(dir) || dir == "/" {

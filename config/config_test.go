@@ -107,6 +107,8 @@ func TestParseErrors(t *testing.T) {
 		{"log_dir", "[new]\nlog_dir = \"var/log\"\n", "new.log_dir"},
 		{"mount on root", "[new]\nmounts = { \"/\" = \"partition 1\" }\n", "below /"},
 		{"tty", "[console]\ndiagnosis = [\"/dev/tty2\"]\n", "console.diagnosis"},
+		{"source by number", "[image]\nsource = \"partition 5:/x\"\n", "image.source"},
+		{"old root by number", "[old]\nroot = \"partition 2\"\n", "of which disk"},
 		{"timeout", "[machine]\ndevice_timeout = \"soon\"\n", "30s"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -4,13 +4,16 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Sysfs says where the kernel shows its block devices. The zero value is the
@@ -92,7 +95,7 @@ func (s Sysfs) List() ([]Disk, error) {
 			continue
 		}
 		d, err := s.Disk(e.Name())
-		if os.IsNotExist(err) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
 			continue // it was pulled while we looked
 		}
 		if err != nil {

@@ -157,6 +157,37 @@ func TestReadTableErrors(t *testing.T) {
 	}
 }
 
+// Numbers are the kernel's: an entry without sectors does not count, an EBR without a
+// partition gives no number, one without a signature ends the chain
+// (block/partitions/msdos.c).
+func TestPartitionNumbers(t *testing.T) {
+	numbers := func(b []byte) (n []int) {
+		table, err := ReadTable(bytes.NewReader(b), 512)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range table.Entries {
+			n = append(n, e.Number)
+		}
+		return n
+	}
+	empty := mbr()
+	clear(empty[8192*512+446:][:16]) // the first EBR has no partition
+	if diff := cmp.Diff([]int{1, 2, 4, 5}, numbers(empty)); diff != "" {
+		t.Errorf("empty EBR (-want +got):\n%s", diff)
+	}
+	sizeless := mbr()
+	binary.LittleEndian.PutUint32(sizeless[446+16+12:], 0)
+	if diff := cmp.Diff([]int{1, 4, 5, 6}, numbers(sizeless)); diff != "" {
+		t.Errorf("entry without sectors (-want +got):\n%s", diff)
+	}
+	cut := mbr()
+	cut[(8192+20480)*512+511] = 0
+	if diff := cmp.Diff([]int{1, 2, 4, 5}, numbers(cut)); diff != "" {
+		t.Errorf("EBR without a signature (-want +got):\n%s", diff)
+	}
+}
+
 // A preview sees what the whole image says, however the image is cut into pieces.
 func TestPreview(t *testing.T) {
 	image := mbr()
@@ -183,6 +214,13 @@ func TestPreview(t *testing.T) {
 		}
 	}
 	p := NewPreview(512)
+	p.Feed(image[:6<<20])
+	p.FeedZeros(8 << 20)
+	p.Feed(image[14<<20:])
+	if table, err := p.Table(); err != nil || len(table.Entries) != 5 {
+		t.Errorf("Table with a run of zeros = %v, %v; want five entries", table, err)
+	}
+	p = NewPreview(512)
 	p.Feed(image[:10<<20])
 	if _, err := p.Table(); err == nil {
 		t.Error("Table of an image cut before its last EBR = nil error")

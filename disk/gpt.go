@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -47,6 +48,13 @@ func MoveBackupGPT(d *Device) (moved bool, err error) {
 			return false, err
 		}
 		if err := d.Flush(); err != nil {
+			return false, err
+		}
+		is, err := d.ReadSectors(w.at*sector, int64(len(w.data)))
+		if err == nil && !bytes.Equal(is, w.data) {
+			err = fmt.Errorf("read back %s: sector %d is not what was written", d.path, w.at)
+		}
+		if err != nil {
 			return false, err
 		}
 	}

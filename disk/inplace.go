@@ -37,6 +37,10 @@ type fiemap struct {
 	extents              [extentsPerCall]fiemapExtent
 }
 
+// InPlace tells whether files of a filesystem lie where FIEMAP says and may be
+// overwritten there: not on btrfs, whose addresses are logical and summed.
+func InPlace(f Filesystem) bool { return f.Type != "btrfs" && f.Mountable() && f.Type != "vfat" }
+
 // Extents returns where a file lies. Files whose bytes do not stand on the device
 // as they are (compressed, inline, never written) are an error.
 func Extents(f *os.File) ([]Extent, error) {

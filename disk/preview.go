@@ -30,14 +30,19 @@ func NewPreview(sectorSize int) *Preview {
 }
 
 // Feed takes the next bytes of the image; they have to come in order.
-func (p *Preview) Feed(data []byte) {
+func (p *Preview) Feed(data []byte) { p.feed(int64(len(data)), data) }
+
+// FeedZeros takes a run of n zeros in place of bytes.
+func (p *Preview) FeedZeros(n int64) { p.feed(n, nil) }
+
+func (p *Preview) feed(n int64, data []byte) {
 	off := p.seen
-	p.seen += int64(len(data))
+	p.seen += n
 	// What is found in these bytes may point further into them.
 	for copied := 0; copied < len(p.windows); {
 		copied = len(p.windows)
 		for _, w := range p.windows {
-			copyOverlap(w, off, data)
+			copyOverlap(w, off, data) // a new window holds zeros already
 		}
 		p.table, p.err = ReadTable(p, p.sector)
 		p.follow(off)

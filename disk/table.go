@@ -68,53 +68,68 @@ func ReadTable(r io.ReaderAt, sectorSize int) (*Table, error) {
 	return readMBR(r, sector, int64(sectorSize))
 }
 
+// readMBR counts partitions as the kernel does (block/partitions/msdos.c), because
+// the kernel's numbers are what fstabs and configurations mean.
 func readMBR(r io.ReaderAt, sector []byte, sectorSize int64) (*Table, error) {
-	id := binary.LittleEndian.Uint32(sector[mbrDiskID:])
-	t := &Table{Kind: "mbr", UUID: fmt.Sprintf("%08x", id)}
-	add := func(number int, entry []byte, base int64) Entry {
-		e := Entry{
-			Number:   number,
-			Start:    (base + int64(binary.LittleEndian.Uint32(entry[8:]))) * sectorSize,
-			Bytes:    int64(binary.LittleEndian.Uint32(entry[12:])) * sectorSize,
-			Type:     fmt.Sprintf("%02x", entry[4]),
-			Extended: extended(entry[4]),
-			PartUUID: fmt.Sprintf("%08x-%02x", id, number),
-		}
-		t.Entries = append(t.Entries, e)
-		return e
-	}
-	var container int64 = -1
+	t := &Table{Kind: "mbr", UUID: fmt.Sprintf("%08x", binary.LittleEndian.Uint32(sector[mbrDiskID:]))}
+	var container Entry
 	for i := range 4 {
-		if entry := sector[mbrTable+16*i:][:16]; entry[4] != 0 {
-			if e := add(i+1, entry, 0); e.Extended && container < 0 {
-				container = e.Start / sectorSize
+		if e := mbrEntry(sector, i, 0, sectorSize); e.Bytes > 0 {
+			t.add(i+1, e)
+			if e.Extended && container.Bytes == 0 {
+				container = e
 			}
 		}
 	}
-	if container < 0 {
+	if container.Bytes == 0 {
 		return t, nil
 	}
-	// Each EBR's first entry is a logical partition, relative to the EBR; its
-	// second the next EBR, relative to the container.
 	ebr := make([]byte, 512)
-	at := container
-	for number := 5; number < 5+maxLogical; number++ {
-		if _, err := r.ReadAt(ebr, at*sectorSize); err != nil {
-			return t, fmt.Errorf("read EBR at sector %d: %w", at, err)
+	at, number := container.Start, 5
+	for range maxLogical {
+		if _, err := r.ReadAt(ebr, at); err != nil {
+			return t, fmt.Errorf("read EBR at byte %d: %w", at, err)
 		}
 		if ebr[mbrSignature] != 0x55 || ebr[mbrSignature+1] != 0xaa {
-			return t, fmt.Errorf("read EBR at sector %d: no signature 55 AA", at)
-		}
-		if entry := ebr[mbrTable:][:16]; entry[4] != 0 {
-			add(number, entry, at)
-		}
-		next := ebr[mbrTable+16:][:16]
-		if !extended(next[4]) {
 			return t, nil
 		}
-		at = container + int64(binary.LittleEndian.Uint32(next[8:]))
+		next := int64(-1)
+		for i := range 4 {
+			e := mbrEntry(ebr, i, at, sectorSize)
+			switch {
+			case e.Bytes == 0:
+			case e.Extended && next < 0:
+				// The next EBR is relative to the container, a partition to its EBR.
+				next = e.Start - at + container.Start
+			case e.Extended:
+			case i >= 2 && (e.Start < container.Start || e.Start+e.Bytes > container.Start+container.Bytes):
+				// Some tools leave rubbish in the last two entries.
+			default:
+				t.add(number, e)
+				number++
+			}
+		}
+		if next < 0 {
+			return t, nil
+		}
+		at = next
 	}
 	return t, fmt.Errorf("read EBRs: more than %d logical partitions; the chain may loop", maxLogical)
+}
+
+func mbrEntry(sector []byte, i int, base, sectorSize int64) Entry {
+	b := sector[mbrTable+16*i:][:16]
+	return Entry{
+		Start:    base + int64(binary.LittleEndian.Uint32(b[8:]))*sectorSize,
+		Bytes:    int64(binary.LittleEndian.Uint32(b[12:])) * sectorSize,
+		Type:     fmt.Sprintf("%02x", b[4]),
+		Extended: extended(b[4]),
+	}
+}
+
+func (t *Table) add(number int, e Entry) {
+	e.Number, e.PartUUID = number, fmt.Sprintf("%s-%02x", t.UUID, number)
+	t.Entries = append(t.Entries, e)
 }
 
 func extended(kind byte) bool { return kind == 0x05 || kind == 0x0f || kind == 0x85 }

@@ -16,10 +16,40 @@ import (
 )
 
 // Decoder turns a compressed image into the bytes of a disk. Close it to end its
-// goroutines. A Read error names where in the compressed image it arose.
+// goroutines. An error names where in the compressed image it arose.
 type Decoder struct {
 	io.ReadCloser
 	Format Format
+}
+
+// Chunk is the next piece of an image: Data, or a run of zeros that nobody has to
+// hold in memory.
+type Chunk struct {
+	Data  []byte
+	Zeros int64
+}
+
+// Next returns the next piece; its Data is valid until the next call. At the end
+// the error is io.EOF itself.
+func (d *Decoder) Next(buf []byte) (Chunk, error) {
+	if b, ok := d.ReadCloser.(*bzip2.Reader); ok {
+		c, err := b.Next()
+		return Chunk(c), err
+	}
+	return readChunk(d.ReadCloser, buf)
+}
+
+// readChunk makes a chunk of what a reader delivers; data may come with its end.
+func readChunk(r io.Reader, buf []byte) (Chunk, error) {
+	for {
+		n, err := r.Read(buf)
+		if n > 0 && err == io.EOF {
+			err = nil // it says so again
+		}
+		if n > 0 || err != nil {
+			return Chunk{Data: buf[:n]}, err
+		}
+	}
 }
 
 // maxWindow bounds what a zstd image may ask for in memory: 64 MiB.

@@ -133,7 +133,7 @@ func TestEachAndMap(t *testing.T) {
 			m := Map{Digests: make([]Digest, 3)}
 			got := make([]byte, n)
 			next := int64(0)
-			size, err := Each(context.Background(), r, pool(t), func(part Range) error {
+			size, err := Each(context.Background(), Reader{r}, pool(t), func(part Range) error {
 				if part.Off != next {
 					t.Errorf("%d %s: inspect at %d; want %d", n, name, part.Off, next)
 				}
@@ -141,7 +141,9 @@ func TestEachAndMap(t *testing.T) {
 				return nil
 			}, func(part Range) error {
 				m.Digests[part.Index] = part.Digest()
-				copy(got[part.Off:], part.Data)
+				if !part.Zero { // got is zero already
+					copy(got[part.Off:], part.Data)
+				}
 				return nil
 			})
 			if err != nil || size != int64(n) || !bytes.Equal(got, b) {
@@ -165,17 +167,64 @@ func TestEachAndMap(t *testing.T) {
 	}
 }
 
+// chunks is a source that says which pieces are zeros.
+type chunks []Chunk
+
+func (c *chunks) Next([]byte) (Chunk, error) {
+	if len(*c) == 0 {
+		return Chunk{}, io.EOF
+	}
+	first := (*c)[0]
+	*c = (*c)[1:]
+	return first, nil
+}
+
+// Runs of zeros across the borders of ranges are zeros wherever the buffer had
+// something else before.
+func TestEachWithZeros(t *testing.T) {
+	data := bytes.Repeat([]byte("data"), 1000)
+	src := &chunks{{Zeros: 100}, {Data: data}, {Zeros: 2*RangeBytes - 50}, {Data: data}, {Data: make([]byte, 500)}, {Zeros: 3 * RangeBytes}, {Data: data[:1]}}
+	var want []byte
+	for _, c := range *src {
+		want = append(append(want, c.Data...), make([]byte, c.Zeros)...)
+	}
+	p, err := NewPool(2, func(n int) ([]byte, error) { return bytes.Repeat([]byte{0xff}, n), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := bytes.Repeat([]byte{0xee}, len(want))
+	zeros := 0
+	n, err := Each(context.Background(), src, p, nil, func(part Range) error {
+		if part.Zero {
+			zeros++
+			clear(got[part.Off:][:len(part.Data)])
+		} else {
+			copy(got[part.Off:], part.Data)
+		}
+		for i := range part.Data { // what the next range finds in its buffer
+			part.Data[i] = 0xff
+		}
+		return nil
+	})
+	if err != nil || n != int64(len(want)) || !bytes.Equal(got, want) {
+		t.Errorf("Each = %d, %v; want %d bytes as the chunks say", n, err, len(want))
+	}
+	if zeros == 0 {
+		t.Error("no range was found to be zeros")
+	}
+}
+
 // The end of a decoder's own data is not the end of the image.
 func TestEachKeepsErrors(t *testing.T) {
 	mine := errors.New("mine")
 	for name, err := range map[string]error{"unexpected EOF": io.ErrUnexpectedEOF, "other": mine} {
 		src := io.MultiReader(bytes.NewReader(raw(RangeBytes+5)), iotest.ErrReader(err))
-		if _, got := Each(context.Background(), src, pool(t), nil, func(Range) error { return nil }); !errors.Is(got, err) {
+		if _, got := Each(context.Background(), Reader{src}, pool(t), nil, func(Range) error { return nil }); !errors.Is(got, err) {
 			t.Errorf("%s: Each = %v; want %v", name, got, err)
 		}
 	}
 	p := pool(t)
-	_, got := Each(context.Background(), bytes.NewReader(raw(9*RangeBytes)), p, nil, func(part Range) error {
+	_, got := Each(context.Background(), Reader{bytes.NewReader(raw(9 * RangeBytes))}, p, nil, func(part Range) error {
 		if part.Index == 2 {
 			return mine
 		}

@@ -19,8 +19,8 @@ const RangeBytes = 4 << 20
 type Range struct {
 	Index int
 	Off   int64
+	Zero  bool // it holds only zeros; the bytes of Data are then undefined
 	Data  []byte
-	Zero  bool // Data holds only zeros
 }
 
 // Digest is the SHA-256 of a range.
@@ -100,11 +100,17 @@ func (p *Pool) Release(free func([]byte) error) error {
 	return errors.Join(all...)
 }
 
+// Source delivers an image piece by piece, as Decoder.Next does. buf is memory that
+// it may use.
+type Source interface {
+	Next(buf []byte) (Chunk, error)
+}
+
 // Each cuts what src delivers into ranges and hands each to work, several at a
 // time and in any order. inspect sees them first, one by one and in order; it
 // may be nil. It returns the number of bytes delivered. The first error of src,
 // inspect or work ends it.
-func Each(ctx context.Context, src io.Reader, pool *Pool, inspect func(Range) error, work func(Range) error) (int64, error) {
+func Each(ctx context.Context, src Source, pool *Pool, inspect func(Range) error, work func(Range) error) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	jobs := make(chan Range)
@@ -130,8 +136,9 @@ func Each(ctx context.Context, src io.Reader, pool *Pool, inspect func(Range) er
 	return n, err
 }
 
-func cut(ctx context.Context, src io.Reader, pool *Pool, inspect func(Range) error, jobs chan<- Range) (int64, error) {
+func cut(ctx context.Context, src Source, pool *Pool, inspect func(Range) error, jobs chan<- Range) (int64, error) {
 	var off int64
+	pieces := &pieces{src: src}
 	for i := 0; ctx.Err() == nil; i++ {
 		var buf []byte
 		select {
@@ -139,7 +146,7 @@ func cut(ctx context.Context, src io.Reader, pool *Pool, inspect func(Range) err
 		case <-ctx.Done():
 			return off, ctx.Err()
 		}
-		n, err := fill(src, buf[:RangeBytes])
+		n, zero, err := pieces.fill(buf[:RangeBytes])
 		if err != nil && err != io.EOF {
 			pool.free <- buf
 			return off, err
@@ -148,7 +155,7 @@ func cut(ctx context.Context, src io.Reader, pool *Pool, inspect func(Range) err
 			pool.free <- buf
 			return off, nil
 		}
-		r := Range{Index: i, Off: off, Data: buf[:n], Zero: AllZero(buf[:n])}
+		r := Range{Index: i, Off: off, Data: buf[:n], Zero: zero}
 		off += int64(n)
 		if inspect != nil {
 			if err := inspect(r); err != nil {
@@ -164,14 +171,50 @@ func cut(ctx context.Context, src io.Reader, pool *Pool, inspect func(Range) err
 	return off, ctx.Err()
 }
 
-// fill reads until buf is full or src says io.EOF itself. io.ReadFull would turn
-// that end into io.ErrUnexpectedEOF, which is what a decoder says of a truncated
-// image: the two must never be confused.
-func fill(src io.Reader, buf []byte) (n int, err error) {
-	for n < len(buf) && err == nil {
-		var k int
-		k, err = src.Read(buf[n:])
-		n += k
-	}
-	return n, err
+// pieces puts the pieces of a source into ranges.
+type pieces struct {
+	src  Source
+	left Chunk // of the last piece
 }
+
+// fill fills buf, or less at the end of the source, and tells whether it is all
+// zeros. Zeros are written into buf only if there is anything else in it. The end
+// is io.EOF itself: io.ErrUnexpectedEOF is what a decoder says of a truncated
+// image, and the two must never be confused.
+func (p *pieces) fill(buf []byte) (n int, zero bool, err error) {
+	zero = true
+	for n < len(buf) {
+		switch {
+		case p.left.Zeros > 0:
+			k := int(min(p.left.Zeros, int64(len(buf)-n)))
+			if !zero {
+				clear(buf[n : n+k])
+			}
+			p.left.Zeros -= int64(k)
+			n += k
+		case len(p.left.Data) > 0:
+			k := min(len(p.left.Data), len(buf)-n)
+			part := p.left.Data[:k]
+			p.left.Data = p.left.Data[k:]
+			if zero && !AllZero(part) {
+				zero = false
+				clear(buf[:n])
+			}
+			if !zero && &part[0] != &buf[n] { // unless the source has put it there
+				copy(buf[n:], part)
+			}
+			n += k
+		default:
+			if p.left, err = p.src.Next(buf[n:]); err != nil {
+				return n, zero, err
+			}
+		}
+	}
+	return n, zero, nil
+}
+
+// Reader makes a Source of a plain reader.
+type Reader struct{ R io.Reader }
+
+// Next reads the next piece into buf.
+func (r Reader) Next(buf []byte) (Chunk, error) { return readChunk(r.R, buf) }

@@ -119,11 +119,11 @@ func writeAtomically(a *initramfs.Archive, name string, c initramfs.Compression)
 
 // bakeConfig adds configuration, list and keys, each checked as init will check it.
 func bakeConfig(a *initramfs.Archive, o initrdOptions) (*config.Config, error) {
-	c, err := config.ReadFile(o.config)
-	if err != nil {
-		return nil, err
-	}
 	text, err := os.ReadFile(o.config)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	c, err := config.Parse(o.config, text)
 	if err != nil {
 		return nil, err
 	}

@@ -75,6 +75,13 @@ func holdText(e Ending) []string {
 			"Switch it off and on again: it boots its old system.",
 		}
 	}
+	if e.Failure != nil && e.Failure.Stage == "restore" {
+		return []string{
+			"THE MACHINE HOLDS: the new system is on the disk, but the machine's own files",
+			"could not be put back. DO NOT SWITCH IT OFF: they are only in its memory, and the",
+			"disk does not boot. Note the error above, and call whoever looks after this machine.",
+		}
+	}
 	return []string{
 		"THE MACHINE HOLDS: the new system could not be written completely.",
 		"DO NOT SWITCH IT OFF unless you are ready to write its disk anew:",

@@ -28,20 +28,27 @@ func say(pipe *os.File, m message) error {
 	return nil
 }
 
-// hear reads what a worker said until it has ended, and applies it to e.
+// hear applies what a worker says to e, until it has said its last word: that it
+// failed or that it landed, or nothing more because it has ended.
 func hear(pipe *os.File, e *Ending) {
-	lines := bufio.NewScanner(pipe)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
+	lines := bufio.NewReader(pipe)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return // what a worker that died had begun to say is no message
+		}
 		var m message
-		if json.Unmarshal(lines.Bytes(), &m) != nil {
-			continue // a torn last line of a worker that died
+		if json.Unmarshal(line, &m) != nil {
+			continue
 		}
 		if m.Phase != "" {
 			e.Phase = m.Phase
 		}
 		if m.Failed != nil {
 			e.Failure = m.Failed
+		}
+		if m.Failed != nil || m.Phase == PhaseLanded {
+			return
 		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -13,7 +14,7 @@ func TestHear(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range []message{{Phase: PhaseGather}, {Phase: PhaseCastOff}, {Failed: &Failure{Error: "x", Hints: []string{"h"}, Stage: "write"}}} {
+	for _, m := range []message{{Phase: PhaseGather}, {Phase: PhaseCastOff}} {
 		if err := say(w, m); err != nil {
 			t.Fatal(err)
 		}
@@ -26,7 +27,25 @@ func TestHear(t *testing.T) {
 	}
 	e := Ending{Phase: PhaseWake, Attempts: 2}
 	hear(r, &e)
-	want := Ending{Phase: PhaseCastOff, Attempts: 2, Failure: &Failure{Error: "x", Hints: []string{"h"}, Stage: "write"}}
+	if diff := cmp.Diff(Ending{Phase: PhaseCastOff, Attempts: 2}, e); diff != "" {
+		t.Errorf("hear (-want +got):\n%s", diff)
+	}
+}
+
+// A last word is enough: a worker that does not end afterwards is not waited for.
+func TestHearLastWord(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close() // it stays open while we hear
+	said := &Failure{Error: strings.Repeat("x", 20000), Hints: []string{"h"}, Stage: "write"}
+	if err := say(w, message{Failed: said}); err != nil {
+		t.Fatal(err)
+	}
+	e := Ending{Phase: PhaseCastOff, Attempts: 2}
+	hear(r, &e)
+	want := Ending{Phase: PhaseCastOff, Attempts: 2, Failure: said}
 	if diff := cmp.Diff(want, e); diff != "" {
 		t.Errorf("hear (-want +got):\n%s", diff)
 	}

@@ -32,6 +32,8 @@ type supervisor struct {
 	mu     sync.Mutex // held while a worker starts, so that its end cannot be missed
 	worker int        // pid
 	ended  chan unix.WaitStatus
+
+	children chan struct{} // holds a token when a child was started
 }
 
 // shell is a diagnosis shell.
@@ -53,7 +55,7 @@ func supervise() {
 	}()
 
 	problems := []error{wake.Mount(), wake.QuietConsole(), wake.CtrlAltDelOff()}
-	s := &supervisor{started: started, config: config.Default(), ended: make(chan unix.WaitStatus, 1), shells: map[int]shell{}}
+	s := &supervisor{started: started, config: config.Default(), ended: make(chan unix.WaitStatus, 1), children: make(chan struct{}, 1), shells: map[int]shell{}}
 	s.openReport()
 	s.report.Printf("reimager %s", version)
 	for _, p := range problems {
@@ -130,7 +132,7 @@ func (s *supervisor) run() {
 		s.tell(e, action)
 		switch action {
 		case GoBack:
-			s.runWorker(jobUndo, &Ending{Phase: e.Phase, Attempts: e.Attempts})
+			s.undo(e)
 			s.reboot()
 		case TryAgain:
 			e.Attempts++
@@ -139,7 +141,7 @@ func (s *supervisor) run() {
 			s.reboot()
 		case Hold:
 			if e.Phase != PhaseCastOff {
-				s.runWorker(jobUndo, &Ending{Phase: e.Phase, Attempts: e.Attempts})
+				s.undo(e)
 			}
 			s.hold(e)
 		}
@@ -167,12 +169,43 @@ func (s *supervisor) runWorker(job string, e *Ending) {
 		defer time.AfterFunc(undoTime, func() { unix.Kill(pid, unix.SIGKILL) }).Stop()
 	}
 	hear(r, e)
-	status := <-s.ended
+	var status unix.WaitStatus
+	select {
+	case status = <-s.ended:
+	case <-time.After(lastWords):
+		// It has said how it ended but does not end: one of its threads hangs in the
+		// kernel, in a driver perhaps. Nobody waits for it.
+		s.report.Printf("warning: the worker has said its last word but does not end")
+		return
+	}
 	switch {
 	case status.Signaled():
 		e.Crash = fmt.Sprintf("the worker died of signal %d (%s)", status.Signal(), status.Signal())
 	case status.ExitStatus() != 0 && e.Failure == nil:
 		e.Crash = fmt.Sprintf("the worker ended with status %d", status.ExitStatus())
+	}
+}
+
+// lastWords is how long a worker may take to end when it has nothing more to say.
+// One that died without a word has closed its pipe, and ends at the same time.
+const lastWords = 10 * time.Second
+
+// undo leaves the old system as it was, with a report of how the run ended.
+func (s *supervisor) undo(e Ending) {
+	if e.Crash != "" {
+		// The worker has left no record, or one that does not know of its end.
+		record := &report.Record{Format: report.RecordFormat, Version: version, Outcome: "failed", Stage: string(e.Phase), Error: e.Crash}
+		if err := saveRecord(record); err != nil {
+			s.report.Printf("warning: %v", err)
+		}
+	}
+	back := Ending{Phase: e.Phase, Attempts: e.Attempts}
+	s.runWorker(jobUndo, &back)
+	if back.Failure != nil {
+		s.report.Printf("warning: no report in the old system: %s", back.Failure.Error)
+	}
+	if back.Crash != "" {
+		s.report.Printf("warning: no report in the old system: %s", back.Crash)
 	}
 }
 
@@ -186,7 +219,11 @@ func (s *supervisor) startWorker(job string, attempt int, pipe *os.File) (pid in
 	if err != nil {
 		return 0, err
 	}
+	if len(s.ended) > 0 {
+		<-s.ended // of one that nobody waited for
+	}
 	s.worker = p.Pid
+	s.born()
 	return p.Pid, nil
 }
 
@@ -235,8 +272,8 @@ func (s *supervisor) reap() {
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if err != nil { // ECHILD: there is none at the moment
-			time.Sleep(20 * time.Millisecond)
+		if err != nil { // ECHILD: there is none until we start one
+			<-s.children
 			continue
 		}
 		s.mu.Lock()
@@ -275,7 +312,16 @@ func (s *supervisor) startShell(tty string, again bool) {
 		return
 	}
 	s.shells[p.Pid] = shell{tty, time.Now()}
+	s.born()
 	s.report.Printf("console  a diagnosis shell is on %s", tty)
+}
+
+// born wakes the reaper when it has found no children.
+func (s *supervisor) born() {
+	select {
+	case s.children <- struct{}{}:
+	default:
+	}
 }
 
 // reboot leaves this system for the one on the disk.

@@ -27,7 +27,6 @@ func saveRecord(r *report.Record) error {
 // `reimager arm` made for it.
 func undo(r *stages.Run) error {
 	ctx := context.Background()
-	r.Record.Outcome, r.Record.Error = "failed", "the worker died; its last words are in the log"
 	if text, err := os.ReadFile(recordFile); err == nil {
 		if err := json.Unmarshal(text, r.Record); err != nil {
 			return fmt.Errorf("read record: %w", err)

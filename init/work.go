@@ -21,6 +21,10 @@ import (
 // reserved for the run, in bytes.
 const softMemoryLimit = 96 << 20
 
+// maxWorkers bounds what decodes at a time: each takes about 15 MiB of the memory
+// that gather has reserved, and four are faster than any disk.
+const maxWorkers = 4
+
 // work is a worker from its first line to its last. Its exit status is 0 only if
 // it did all of its job.
 func work(job, attempt string) int {
@@ -48,6 +52,7 @@ func work(job, attempt string) int {
 		return 0
 	}
 	r.Record.Fail(err)
+	r.Record.Error = shorten(r.Record.Error)
 	if e := saveRecord(r.Record); e != nil {
 		r.Report.Printf("warning: %v", e)
 	}
@@ -55,6 +60,15 @@ func work(job, attempt string) int {
 		r.Report.Printf("FAILED   %s", report.Explain(err))
 	}
 	return 1
+}
+
+// shorten bounds an error, which may join one for each retained file.
+func shorten(text string) string {
+	const limit = 16 << 10
+	if len(text) > limit {
+		text = text[:limit] + fmt.Sprintf("… (%d bytes more)", len(text)-limit)
+	}
+	return text
 }
 
 // reimage is the whole run.
@@ -76,10 +90,14 @@ func reimage(r *stages.Run, pipe *os.File) error {
 // resume begins again with the write; what was gathered is in RAM.
 func resume(r *stages.Run, pipe *os.File) error {
 	ctx := context.Background()
+	// A worker that died has left its mounts, which hold the disk.
+	if err := wake.UnmountBelow(stages.Mounts); err != nil {
+		return err
+	}
 	if err := wakeUp(ctx, r); err != nil {
 		return err
 	}
-	gathered, err := r.Resume()
+	gathered, err := r.Resume(ctx)
 	if err != nil {
 		return err
 	}
@@ -119,8 +137,7 @@ func wakeUp(ctx context.Context, r *stages.Run) error {
 	}
 	// Not waited for: a disk whose driver is there need not wait for other drivers.
 	go func() {
-		r.Drivers.LoadFirst(ctx)
-		if err := r.Drivers.Coldplug(ctx); err != nil {
+		if err := r.Drivers.Start(ctx); err != nil {
 			r.Report.Printf("warning: %v", err)
 		}
 		r.Report.Printf("modules  %s", r.Drivers.Summary())
@@ -144,7 +161,7 @@ func wakeSeconds() float64 {
 func newRun(pipe *os.File, attempt string) (*stages.Run, error) {
 	record := &report.Record{Format: report.RecordFormat, Version: version, Started: time.Now().UTC(), Stage: "wake"}
 	r := &stages.Run{
-		Record: record, Workers: runtime.NumCPU(), LogFile: logFile,
+		Record: record, Workers: min(runtime.NumCPU(), maxWorkers), LogFile: logFile,
 		CastOff: func() error { return say(pipe, message{Phase: PhaseCastOff}) },
 		Undone:  func() error { return say(pipe, message{Phase: PhaseGather}) },
 	}

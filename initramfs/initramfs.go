@@ -53,8 +53,9 @@ func (a *Archive) File(name string, content []byte, mode uint64) error {
 	}
 	name = clean(name)
 	if old, ok := a.records[name]; ok {
-		if had, err := recordContent(old); err != nil || !bytes.Equal(had, content) {
-			return fmt.Errorf("add %s: it is already in the initrd with another content", name)
+		had, err := recordContent(old)
+		if err != nil || !bytes.Equal(had, content) || old.Mode&0o7777 != mode {
+			return fmt.Errorf("add %s: it is already in the initrd with another content or mode", name)
 		}
 		return nil
 	}

@@ -16,6 +16,7 @@ import (
 // The published case, end to end: the old kiosk boots through its own GRUB and is
 // armed, GRUB boots the reimager once, the new kiosk boots through its own GRUB.
 func TestClassicMachineIsReplaced(t *testing.T) {
+	t.Parallel()
 	ctx := withTimeout(t)
 	k := build(t, scenario.Spec{New: func(n *lab.KioskSpec) { n.BootScript = scenario.ShowScript }})
 	old := map[int]map[string]lab.Entry{lab.KioskRoot: tree(t, k.Disk, lab.KioskRoot), lab.KioskLog: tree(t, k.Disk, lab.KioskLog)}
@@ -130,6 +131,7 @@ func checkRecord(t *testing.T, r map[string]any) {
 // With an empty list and no log every block of the disk is the image's, and what
 // lies behind the image is as it was.
 func TestEmptyListLeavesTheImage(t *testing.T) {
+	t.Parallel()
 	ctx := withTimeout(t)
 	k := build(t, scenario.Spec{NoRetain: true, Config: strings.ReplaceAll(scenario.ClassicConfig, "/kiosk/log", "off")})
 	before := k.Disk + ".before"
@@ -159,6 +161,7 @@ func TestEmptyListLeavesTheImage(t *testing.T) {
 // The defaults do where fstabs are plain: old and new root and their filesystems
 // are found, the disk that holds the root is the target, and the image is signed.
 func TestDefaultsAndSignature(t *testing.T) {
+	t.Parallel()
 	ctx := withTimeout(t)
 	k := build(t, scenario.Spec{Config: scenario.DefaultConfig, Signed: true})
 	vm := start(t, lab.Config{Drives: []lab.Drive{k.Drive()}})

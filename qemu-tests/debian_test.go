@@ -11,6 +11,7 @@ import (
 // Real systems: Debian 12 with systemd is armed by its own service and replaced by
 // Debian 13, each with its own kernel and the GRUB that Debian's tools set up.
 func TestDebianIsReplaced(t *testing.T) {
+	t.Parallel()
 	d, err := scenario.BuildDebian(t.Context(), t.TempDir())
 	must(t, err)
 	old := tree(t, d.Disk, d.OldRoot)

@@ -23,6 +23,7 @@ const releaseImage = "release/new.img.bz2" // on the data partition
 // Whatever goes wrong before the first write, the machine comes back in its old
 // system, with its disk as it was and a report that says why.
 func TestFailureBeforeWriteGoesBack(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name  string
 		spoil func(t *testing.T, k *scenario.Kiosk, vm *lab.Config)
@@ -84,6 +85,7 @@ func TestFailureBeforeWriteGoesBack(t *testing.T) {
 		}, "shows no disk at all; is the driver of its controller in the initrd?", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			ctx := withTimeout(t)
 			k := armed(t)
 			vm := lab.Config{Drives: []lab.Drive{k.Drive()}, NoReboot: true}

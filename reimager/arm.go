@@ -31,6 +31,9 @@ const entryID = "reimager"
 const (
 	reportFile = "/var/lib/reimager/report"
 	bootFolder = "reimager" // beside GRUB's own, where GRUB can surely read
+	kernelName = "kernel"
+	initrdName = "initrd"
+	jobName    = "job.json"
 )
 
 func armCommand() *cobra.Command {
@@ -68,6 +71,10 @@ func arm(dir string, out io.Writer) error {
 	if os.Geteuid() != 0 {
 		return report.Hint(errors.New("arm: only root can"), "run it with sudo")
 	}
+	if _, err := os.Stat("/sys/firmware/efi"); err == nil {
+		return report.Hint(errors.New("arm: this machine boots by UEFI, which is not supported yet"),
+			"UEFI ignores sector 0, so a power cut while the disk is written would boot a half-made system")
+	}
 	grub, err := boot.FindGRUB("/")
 	if err != nil {
 		return err
@@ -83,6 +90,9 @@ func arm(dir string, out io.Writer) error {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return err
+	}
+	if dir == folderOf(grub) {
+		return report.Hint(fmt.Errorf("arm: %s is where the files of an arming are kept", dir), "put the release into a folder of its own")
 	}
 	r, err := readRelease(dir)
 	if err != nil {
@@ -227,12 +237,20 @@ func digest(name string) (string, int64, error) {
 	return hex.EncodeToString(sum.Sum(nil)), n, nil
 }
 
+// folderOf is where kernel, initrd and job lie while a machine is armed.
+func folderOf(grub *boot.GRUB) string { return filepath.Join(filepath.Dir(grub.Dir()), bootFolder) }
+
 // install puts everything in its place. next_entry comes last: until then the
 // machine boots as ever.
 func install(grub *boot.GRUB, r *release, job *config.Job) error {
-	folder := filepath.Join(filepath.Dir(grub.Dir()), bootFolder)
-	kernel, initrd := filepath.Join(folder, "kernel"), filepath.Join(folder, "initrd")
+	folder := folderOf(grub)
+	kernel, initrd := filepath.Join(folder, kernelName), filepath.Join(folder, initrdName)
 	copies := [][2]string{{r.kernel, kernel}, {r.initrd, initrd}}
+	guard := boot.SelfGuard(thawGuard)
+	// An earlier arming ends here: its job must not meet another initrd.
+	if err := errors.Join(grub.ClearNextEntry(entryID), boot.Settle(grub.Dir(), guard)); err != nil {
+		return err
+	}
 	if room(filepath.Dir(folder), copies) != nil {
 		// What an earlier arm has left may be what fills the filesystem.
 		if err := disarm(grub); err != nil {
@@ -257,7 +275,7 @@ func install(grub *boot.GRUB, r *release, job *config.Job) error {
 	if err != nil {
 		return err
 	}
-	jobFile := filepath.Join(folder, "job.json")
+	jobFile := filepath.Join(folder, jobName)
 	if err := renameio.WriteFile(jobFile, text, 0o600); err != nil {
 		return fmt.Errorf("install job: %w", err)
 	}
@@ -274,13 +292,15 @@ func install(grub *boot.GRUB, r *release, job *config.Job) error {
 	if err != nil {
 		return err
 	}
-	guard := boot.SelfGuard(thawGuard)
+	if k.kind == "btrfs" {
+		return report.Hint(fmt.Errorf("install into %s: it is on btrfs, where GRUB cannot clear next_entry: the machine would be reimaged at each boot", folder), "/boot has to be on ext2/3/4 or XFS")
+	}
 	if err := boot.Settle(folder, guard); err != nil {
 		return err
 	}
 	err = grub.InstallEntry(boot.Entry{
 		ID: entryID, Title: "Replace the operating system (reimager)", FSUUID: k.uuid, FSType: k.kind,
-		Kernel: k.path, Initrd: filepath.Join(filepath.Dir(k.path), "initrd"), Cmdline: cmdline,
+		Kernel: k.path, Initrd: filepath.Join(filepath.Dir(k.path), initrdName), Cmdline: cmdline,
 	})
 	if err != nil {
 		return err

@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -42,7 +44,13 @@ machine that is not armed it does nothing.`,
 func disarm(grub *boot.GRUB) error {
 	guard := boot.SelfGuard(thawGuard)
 	all := []error{grub.ClearNextEntry(entryID), grub.RemoveEntry(), boot.Settle(grub.Dir(), guard)}
-	all = append(all, os.RemoveAll(filepath.Join(filepath.Dir(grub.Dir()), bootFolder)))
+	folder := folderOf(grub)
+	for _, name := range []string{filepath.Join(folder, kernelName), filepath.Join(folder, initrdName), filepath.Join(folder, jobName), folder} {
+		// A folder with files of somebody else's stays.
+		if err := os.Remove(name); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+			all = append(all, err)
+		}
+	}
 	if _, err := report.ReadFile(reportFile); errors.Is(err, report.ErrNoReport) {
 		all = append(all, os.Remove(reportFile))
 	}

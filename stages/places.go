@@ -193,11 +193,7 @@ func (r *Run) mountOn(ctx context.Context, p place, dir string, flags uintptr) e
 }
 
 // device resolves what the fstab of a system on the given disk names.
-func (r *Run) device(spec string, on *disk.Disk) (place, error) {
-	device, err := plainDevice(spec)
-	if err != nil {
-		return place{}, err
-	}
+func (r *Run) device(device config.Device, on *disk.Disk) (place, error) {
 	p, err := r.find(device, on)
 	if device.Kind != config.ByPath || err == nil && p.disk.Name == on.Name {
 		return p, err
@@ -206,7 +202,7 @@ func (r *Run) device(spec string, on *disk.Disk) (place, error) {
 	q, numberErr := r.byNumber(device, on)
 	switch {
 	case err == nil && numberErr == nil:
-		return place{}, report.Hint(fmt.Errorf("find %s: is it %s, or %s under another letter?", spec, p, q), "name it in [old] mounts, best by UUID")
+		return place{}, report.Hint(fmt.Errorf("find %s: is it %s, or %s under another letter?", device, p, q), "name it in [old] mounts, best by UUID")
 	case err == nil:
 		return p, nil
 	case numberErr == nil:
@@ -216,21 +212,18 @@ func (r *Run) device(spec string, on *disk.Disk) (place, error) {
 }
 
 // deviceOn is device for what is about to be written: it never leaves the disk.
-func (r *Run) deviceOn(spec string, on *disk.Disk) (place, error) {
-	device, err := plainDevice(spec)
-	if err != nil {
-		return place{}, err
-	}
+func (r *Run) deviceOn(device config.Device, on *disk.Disk) (place, error) {
 	if device.Kind == config.ByPath {
 		return r.byNumber(device, on)
 	}
 	p, err := r.find(device, on)
 	if err == nil && p.disk.Name != on.Name {
-		err = fmt.Errorf("find %s: it is %s, which is not on %s", spec, p, on.Path)
+		err = fmt.Errorf("find %s: it is %s, which is not on %s", device, p, on.Path)
 	}
 	return p, err
 }
 
+// plainDevice reads what an fstab names, if it is a plain partition.
 func plainDevice(spec string) (config.Device, error) {
 	device, err := config.ParseDevice(spec)
 	if err == nil && (strings.HasPrefix(device.Value, "/dev/mapper/") || strings.HasPrefix(device.Value, "/dev/md")) {
@@ -239,11 +232,12 @@ func plainDevice(spec string) (config.Device, error) {
 	return device, err
 }
 
+func trailingDigits(s string) string { return s[len(strings.TrimRight(s, "0123456789")):] }
+
 // byNumber takes the number off a name such as /dev/sda6 or /dev/nvme0n1p6 and
 // finds that partition on the given disk.
 func (r *Run) byNumber(device config.Device, on *disk.Disk) (place, error) {
-	digits := device.Value[len(strings.TrimRight(device.Value, "0123456789")):]
-	number, err := config.ParseDevice("partition " + digits)
+	number, err := config.ParseDevice("partition " + trailingDigits(device.Value))
 	if err != nil {
 		return place{}, fmt.Errorf("find %s: it names no partition", device)
 	}

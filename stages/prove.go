@@ -35,6 +35,10 @@ func (r *Run) decodeAll(ctx context.Context, g *Gathered, compressed io.Reader) 
 		if end := part.Off + int64(len(part.Data)); end > g.Disk.Bytes {
 			return report.Hint(fmt.Errorf("the image is larger than %s", g.Disk.String()), "make a smaller image, or use a larger disk")
 		}
+		if part.Zero {
+			preview.FeedZeros(int64(len(part.Data)))
+			return nil
+		}
 		if part.Index == 0 {
 			g.Sector0 = append([]byte(nil), part.Data[:min(len(part.Data), g.Disk.SectorSize)]...)
 		}
@@ -68,10 +72,7 @@ func (r *Run) checkLayout(ctx context.Context, g *Gathered, preview *disk.Previe
 			return fmt.Errorf("its partition %d ends at byte %d, behind the end of %s", e.Number, e.Start+e.Bytes, g.Disk.String())
 		}
 	}
-	if !r.restores() {
-		return nil
-	}
-	mountable := 0
+	var all []place
 	for _, e := range table.Entries {
 		if e.Extended {
 			continue
@@ -80,65 +81,109 @@ func (r *Run) checkLayout(ctx context.Context, g *Gathered, preview *disk.Previe
 		if err != nil {
 			return fmt.Errorf("look at its partition %d: %w", e.Number, err)
 		}
-		if !fs.Mountable() {
+		all = append(all, place{disk: g.Disk, part: disk.Partition{Path: fmt.Sprintf("partition %d", e.Number), Number: e.Number}, entry: e, fs: fs})
+	}
+	if !r.restores() {
+		return nil
+	}
+	return r.checkNewSystem(ctx, all)
+}
+
+// checkNewSystem refuses an image in which the new system could not be found or not
+// be mounted once it is on the disk.
+func (r *Run) checkNewSystem(ctx context.Context, all []place) error {
+	for _, p := range all {
+		if !p.fs.Mountable() {
 			continue
 		}
-		kind := fs.Type
+		kind := p.fs.Type
 		if kind == "ext2" || kind == "ext3" {
 			kind = "ext4"
 		}
 		if err := r.Drivers.Filesystem(ctx, kind); err != nil {
-			return report.Hint(fmt.Errorf("its partition %d has %s, which this initrd cannot mount: %w", e.Number, fs.Type, err), "add the module to [machine] modules")
+			return report.Hint(fmt.Errorf("its %s, which this initrd cannot mount: %w", p, err), "add the module to [machine] modules")
 		}
-		mountable++
 	}
-	if mountable == 0 {
-		return errors.New("none of its partitions has a filesystem that can be mounted, so nothing could be restored")
+	wanted := []config.Device{}
+	if !r.Config.New.Root.IsZero() {
+		wanted = append(wanted, r.Config.New.Root)
+	} else if err := rootPossible(all); err != nil {
+		return err
 	}
-	return r.checkNamed(table)
-}
-
-// checkNamed refuses an image that lacks a partition which [new] names by number.
-func (r *Run) checkNamed(table *disk.Table) error {
-	devices := []config.Device{r.Config.New.Root}
 	for _, dir := range byDepth(r.Config.New.Mounts) {
-		devices = append(devices, r.Config.New.Mounts[dir])
+		wanted = append(wanted, r.Config.New.Mounts[dir])
 	}
-	for _, d := range devices {
-		if d.Kind != config.ByNumber {
-			continue
-		}
-		if _, ok := table.Entry(d.Number()); !ok {
-			return fmt.Errorf("it has no %s, which [new] in the configuration names", d)
+	for _, device := range wanted {
+		if err := mountableAs(all, device); err != nil {
+			return report.Hint(err, "correct [new] in the configuration, or the image")
 		}
 	}
 	return nil
 }
 
-// signedBy judges the signature beside the image and returns the id of its key,
-// or "" for an image that is not signed and need not be.
-func (r *Run) signedBy(source config.Source, signed *image.SignatureCheck) (string, error) {
+// rootPossible tells whether a root can be found by its fstab later.
+func rootPossible(all []place) error {
+	roots := 0
+	for _, p := range all {
+		switch p.fs.Type {
+		case "crypto_LUKS", "LVM2_member", "linux_raid_member":
+			return report.Hint(fmt.Errorf("its %s may hold the root, which is not supported", p), "if the root is a plain partition, name it: [new] root")
+		}
+		if p.fs.Mountable() && p.fs.Type != "vfat" {
+			roots++
+		}
+	}
+	if roots == 0 {
+		return fmt.Errorf("none of its partitions can be a root: %s", seen(all))
+	}
+	return nil
+}
+
+// mountableAs tells whether just one partition of an image is the named one, and has
+// a filesystem. A name below /dev counts by its number, as on the target later.
+func mountableAs(all []place, device config.Device) error {
+	var found []place
+	for _, p := range all {
+		target := p.disk
+		byNumber := device
+		if device.Kind == config.ByPath {
+			byNumber = config.Device{Kind: config.ByNumber, Value: trailingDigits(device.Value)}
+		}
+		if matches(p, byNumber, &target) {
+			found = append(found, p)
+		}
+	}
+	switch {
+	case len(found) == 0:
+		return fmt.Errorf("it has no %s, which [new] in the configuration names; it has %s", device, names(all))
+	case len(found) > 1:
+		return fmt.Errorf("%d of its partitions are %s: %s", len(found), device, names(found))
+	case !found[0].fs.Mountable():
+		return fmt.Errorf("its %s has no filesystem that can be mounted", found[0])
+	}
+	return nil
+}
+
+// signature reads the signature beside an image. It is nil for an image that is not
+// signed and need not be.
+func (r *Run) signature(source config.Source) ([]byte, error) {
 	root, err := os.OpenRoot(sourceDir)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer root.Close()
 	signature, err := root.ReadFile(strings.TrimPrefix(source.Path, "/") + image.SignatureSuffix)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && r.Config.Trust.Signature == "if-present":
 		r.warn("the image is not signed, and the configuration allows it")
-		return "", nil
+		return nil, nil
 	case errors.Is(err, os.ErrNotExist):
-		return "", report.Hint(fmt.Errorf("there is no signature %s%s beside it", source.Path, image.SignatureSuffix),
+		return nil, report.Hint(fmt.Errorf("there is no signature %s%s beside it", source.Path, image.SignatureSuffix),
 			`sign it with "minisign -S -H", or set [trust] signature = "if-present"`)
 	case err != nil:
-		return "", fmt.Errorf("read signature: %w", err)
+		return nil, fmt.Errorf("read signature: %w", err)
 	case len(r.Keys) == 0:
-		return "", report.Hint(errors.New("it is signed, but this initrd trusts no key"), "build the initrd with imagebuild initrd --key")
+		return nil, report.Hint(errors.New("it is signed, but this initrd trusts no key"), "build the initrd with imagebuild initrd --key")
 	}
-	key, err := signed.By(r.Keys, signature)
-	if err != nil {
-		return "", err
-	}
-	return key.ID(), nil
+	return signature, nil
 }

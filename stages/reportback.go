@@ -27,6 +27,9 @@ func (r *Run) ReportBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !disk.InPlace(p.fs) {
+		return fmt.Errorf("leave a report on %s: files there cannot be overwritten in place", p)
+	}
 	if err := r.mount(ctx, p, sourceDir, unix.MS_RDONLY); err != nil {
 		return err
 	}

@@ -10,7 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"reimager/config"
 	"reimager/disk"
+	"reimager/fault"
 	"reimager/report"
 	"reimager/retain"
 	"reimager/wake"
@@ -50,10 +52,15 @@ func (r *Run) Restore(ctx context.Context, w *Written) (*Restored, error) {
 
 // findNewRoot waits for the root that the image brought.
 func (r *Run) findNewRoot(ctx context.Context, target *disk.Disk) (place, error) {
-	if named := r.Config.New.Root; !named.IsZero() {
-		return r.await(ctx, named, target)
-	}
 	var root place
+	if named := r.Config.New.Root; !named.IsZero() {
+		err := r.Uevents.Await(ctx, named.String(), r.Config.Machine.DeviceTimeout.Duration, func() (bool, error) {
+			var err error
+			root, err = r.deviceOn(named, target)
+			return err == nil, err
+		})
+		return root, err
+	}
 	err := r.Uevents.Await(ctx, "the new root", r.Config.Machine.DeviceTimeout.Duration, func() (bool, error) {
 		var err error
 		root, err = r.findRoot(ctx, newDir, func(p place) bool { return p.disk.Name == target.Name })
@@ -66,6 +73,7 @@ func (r *Run) findNewRoot(ctx context.Context, target *disk.Disk) (place, error)
 func (r *Run) onNewSystem(ctx context.Context, root place, flags uintptr, use func() error) error {
 	err := r.mountSystem(ctx, system{root: root, named: r.Config.New.Mounts, dir: newDir, own: true}, flags)
 	if err == nil {
+		fault.At("new system mounted")
 		err = use()
 	}
 	if flags&unix.MS_RDONLY == 0 {
@@ -164,22 +172,46 @@ func (r *Run) compare(ctx context.Context, root place, put *retain.Report) error
 		known[l.Path] = true
 	}
 	var all []error
+	others := 0
 	for _, d := range differences {
-		if !known[d.Path] {
+		switch {
+		case known[d.Path]:
+		case decisive(d.What):
 			all = append(all, fmt.Errorf("compare %s: %s is %s, expected %s", d.Path, d.What, d.Got, d.Want))
+		default:
+			r.warn("%s: %s is %s, expected %s; its filesystem may not be able to keep that", d.Path, d.What, d.Got, d.Want)
+			others++
 		}
 	}
-	if len(all) == 0 {
+	if len(all) > maxDifferences {
+		all = append(all[:maxDifferences], fmt.Errorf("and %d more", len(all)-maxDifferences))
+	}
+	if len(all) == 0 && others == 0 {
 		r.Report.Printf("restore  every one was read back and is as it was")
 	}
 	return errors.Join(all...)
+}
+
+// maxDifferences is how many differences an error names.
+const maxDifferences = 20
+
+// decisive tells whether a difference means that a file was not put back, so that
+// writing again may help. Times, owners, modes and attributes may be what the new
+// filesystem cannot keep (vfat, ext4 with small inodes): that would be so each
+// time, and is no reason to keep a machine from its new system.
+func decisive(what string) bool {
+	switch what {
+	case "existence", "type", "content", "link target", "device", "hard link":
+		return true
+	}
+	return false
 }
 
 // leaveLog puts log and record into the new system. A disk too full for them does
 // not keep a machine from landing.
 func (r *Run) leaveLog(ctx context.Context, root place, w *Written) error {
 	dir := r.Config.New.LogDir
-	if dir == "off" {
+	if dir == config.LogOff {
 		return nil
 	}
 	return r.onNewSystem(ctx, root, 0, func() error {

@@ -67,8 +67,11 @@ func (r *Run) isRoot(ctx context.Context, p place, dir string) (why string, err 
 		if entry.Dir != "/" {
 			continue
 		}
-		if q, e := r.deviceOn(entry.Spec, &p.disk); e == nil && q.part.Name == p.part.Name {
-			return "", nil
+		device, e := plainDevice(entry.Spec)
+		if e == nil {
+			if q, e := r.deviceOn(device, &p.disk); e == nil && q.part.Name == p.part.Name {
+				return "", nil
+			}
 		}
 		return fmt.Sprintf("its fstab mounts %s on /", entry.Spec), nil
 	}
@@ -110,7 +113,7 @@ func (r *Run) mountSystem(ctx context.Context, s system, flags uintptr) error {
 	}
 	if len(s.named) > 0 {
 		for _, at := range byDepth(s.named) {
-			p, err := r.find(s.named[at], &s.root.disk)
+			p, err := r.resolve(ctx, s, s.named[at])
 			if err == nil {
 				err = r.mountBeneath(ctx, p, s.dir, at, flags)
 			}
@@ -140,23 +143,34 @@ func (r *Run) mountSystem(ctx context.Context, s system, flags uintptr) error {
 }
 
 func (r *Run) mountEntry(ctx context.Context, s system, e disk.FstabEntry, flags uintptr) error {
-	find := r.device
-	if s.own {
-		find = r.deviceOn
+	device, err := plainDevice(e.Spec)
+	if err == nil {
+		var p place
+		if p, err = r.resolve(ctx, s, device); err == nil {
+			err = r.mountBeneath(ctx, p, s.dir, e.Dir, flags)
+		}
 	}
-	p, err := find(e.Spec, &s.root.disk)
 	if err != nil && s.own {
-		// It was not rewritten, so nothing has to be put back there.
-		r.warn("%s stays unmounted: %v", e.Dir, err)
+		// The disk is written: a system that lacks a folder is better than none.
+		r.warn("%s stays unmounted, and what was retained below it lies in the root's own folder: %v", e.Dir, err)
 		return nil
 	}
-	if err != nil {
-		return err
+	return err
+}
+
+// resolve finds a filesystem of a system. Those of the old one are waited for, as
+// their disks may be slow; those of the new one are on its own disk or nowhere.
+func (r *Run) resolve(ctx context.Context, s system, device config.Device) (place, error) {
+	if s.own {
+		return r.deviceOn(device, &s.root.disk)
 	}
-	if e.Has("ro") {
-		flags |= unix.MS_RDONLY
-	}
-	return r.mountBeneath(ctx, p, s.dir, e.Dir, flags)
+	var p place
+	err := r.Uevents.Await(ctx, device.String(), r.Config.Machine.DeviceTimeout.Duration, func() (bool, error) {
+		var err error
+		p, err = r.device(device, &s.root.disk)
+		return err == nil, err
+	})
+	return p, err
 }
 
 // mountBeneath mounts a place on a directory of a root that is mounted on dir.

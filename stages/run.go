@@ -49,9 +49,11 @@ type Run struct {
 
 // Where a run keeps things, all of it in RAM.
 const (
-	oldDir    = wake.RunDir + "/old"
-	sourceDir = wake.RunDir + "/source"
-	newDir    = wake.RunDir + "/new"
+	// Mounts holds the mount points of old and new systems.
+	Mounts    = wake.RunDir + "/mounts"
+	oldDir    = Mounts + "/old"
+	sourceDir = Mounts + "/source"
+	newDir    = Mounts + "/new"
 	ramDir    = wake.RunDir + "/ram"
 )
 

@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,7 +26,7 @@ func (g *Gathered) save() error {
 
 // Resume returns what an earlier worker gathered, so that the write can begin
 // again from RAM.
-func (r *Run) Resume() (*Gathered, error) {
+func (r *Run) Resume(ctx context.Context) (*Gathered, error) {
 	text, err := os.ReadFile(ramState)
 	if err != nil {
 		return nil, fmt.Errorf("resume: %w", err)
@@ -34,20 +35,25 @@ func (r *Run) Resume() (*Gathered, error) {
 	if err := json.Unmarshal(text, &g.gathered); err != nil {
 		return nil, fmt.Errorf("resume: %w", err)
 	}
-	// The disk may have another letter by now, if it was lost for a moment.
-	all, err := r.Disks.List()
-	if err != nil {
-		return nil, err
-	}
 	attempts := r.Record.Attempts
 	*r.Record = *g.Record
 	r.Record.Attempts = attempts
-	for _, d := range all {
-		if d.Name == g.Disk.Name && d.Serial == g.Disk.Serial && d.Bytes == g.Disk.Bytes {
-			return g, nil
+	// The disk may have been lost for a moment, and have another letter now.
+	err = r.Uevents.Await(ctx, g.Disk.String(), r.Config.Machine.DeviceTimeout.Duration, func() (bool, error) {
+		all, err := r.Disks.List()
+		if err != nil {
+			return false, err
 		}
-	}
-	return nil, fmt.Errorf("resume: %s is gone", g.Disk.String())
+		for _, d := range all {
+			known := g.Disk.Serial != "" || g.Disk.WWN != "" || d.Name == g.Disk.Name
+			if known && d.Serial == g.Disk.Serial && d.WWN == g.Disk.WWN && d.Bytes == g.Disk.Bytes {
+				g.Disk = d
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	return g, err
 }
 
 // memory returns a line of /proc/meminfo in bytes: proc_meminfo(5).

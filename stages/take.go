@@ -103,6 +103,10 @@ func (r *Run) capture(ctx context.Context, plan *retain.Plan) (int64, error) {
 // takeImage copies the image into RAM and, from the very same bytes, checks its
 // signature and decodes it whole: what is written later is what was judged here.
 func (r *Run) takeImage(ctx context.Context, g *Gathered, source config.Source, f *os.File, size int64) error {
+	signature, err := r.signature(source)
+	if err != nil {
+		return fmt.Errorf("check image %s: %w", source, err)
+	}
 	out, err := os.OpenFile(ramImage, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("make image: %w", err)
@@ -110,8 +114,13 @@ func (r *Run) takeImage(ctx context.Context, g *Gathered, source config.Source, 
 	fault.At("verify")
 	sum := sha256.New()
 	bar := r.Report.Progress("verify", size)
-	signed := image.NewSignatureCheck(io.TeeReader(f, io.MultiWriter(out, sum, countTo(bar))))
-	err = r.decodeAll(ctx, g, signed)
+	var compressed io.Reader = io.TeeReader(f, io.MultiWriter(out, sum, countTo(bar)))
+	var signed *image.SignatureCheck
+	if signature != nil {
+		signed = image.NewSignatureCheck(compressed)
+		compressed = signed
+	}
+	err = r.decodeAll(ctx, g, compressed)
 	if err := errors.Join(err, out.Close()); err != nil {
 		return fmt.Errorf("check image %s: %w", source, err)
 	}
@@ -120,11 +129,14 @@ func (r *Run) takeImage(ctx context.Context, g *Gathered, source config.Source, 
 	if r.Job != nil && r.Job.Image.SHA256 != "" && r.Job.Image.SHA256 != digest {
 		return report.Hint(fmt.Errorf("check image %s: SHA-256 %s, expected %s as when the machine was armed", source, digest, r.Job.Image.SHA256), "copy the image again and arm again")
 	}
-	by, err := r.signedBy(source, signed)
-	if err != nil {
-		return fmt.Errorf("check image %s: %w", source, err)
+	r.Record.Image = report.Image{Source: source.String(), Format: string(g.Format), CompressedBytes: size, SHA256: digest, Bytes: g.Map.Bytes}
+	if signed != nil {
+		key, err := signed.By(r.Keys, signature)
+		if err != nil {
+			return fmt.Errorf("check image %s: %w", source, err)
+		}
+		r.Record.Image.SignedBy = key.ID()
 	}
-	r.Record.Image = report.Image{Source: source.String(), Format: string(g.Format), CompressedBytes: size, SHA256: digest, Bytes: g.Map.Bytes, SignedBy: by}
 	r.Report.Printf("image    %s, %s of %s, %s", source, g.Format, disk.Size(g.Map.Bytes), g.Table.Kind)
 	return nil
 }

@@ -33,6 +33,9 @@ func (r *Run) findOldRoot(ctx context.Context) (place, error) {
 	var root place
 	err := r.Uevents.Await(ctx, "the old root", r.Config.Machine.DeviceTimeout.Duration, func() (bool, error) {
 		var err error
+		if !r.Drivers.Settled() {
+			return false, nil // a disk that comes late may hold a root too
+		}
 		root, err = r.findRoot(ctx, oldDir, func(p place) bool {
 			if target.Kind == config.HoldsOldRoot {
 				return !p.disk.Removable

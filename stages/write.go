@@ -173,7 +173,9 @@ func (r *Run) tail(g *Gathered, dev *disk.Device) error {
 	case r.Config.Target.Unmapped == "zero":
 		return dev.Zero(off, n)
 	case r.Config.Target.Unmapped == "discard":
-		return dev.Discard(off, n)
+		if err := dev.Discard(off, n); err != nil {
+			r.warn("%v", err) // it was advice, which some disks take badly
+		}
 	}
 	return nil
 }
@@ -185,11 +187,10 @@ func (r *Run) readBack(ctx context.Context, g *Gathered, dev *disk.Device) error
 		return err
 	}
 	bar := r.Report.Progress("compare", g.Map.Bytes)
-	src := &deviceReader{dev: dev, end: g.Map.Bytes}
+	src := &deviceSource{dev: dev, end: g.Map.Bytes}
 	_, err = image.Each(ctx, src, pool, nil, func(part image.Range) error {
-		if part.Index == 0 {
+		if part.Index == 0 && !part.Zero { // the holding code is not zeros
 			copy(part.Data, g.Sector0)
-			part.Zero = image.AllZero(part.Data)
 		}
 		bar.Add(int64(len(part.Data)))
 		if err := g.Map.Check(part); err != nil {
@@ -241,6 +242,10 @@ func (r *Run) Land(_ context.Context, done *Restored) (_ *Landed, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
+	// What unmounting wrote may still be in the disk's cache.
+	if err := dev.Flush(); err != nil {
+		return nil, err
+	}
 	if err := writeSector0(dev, done.Sector0); err != nil {
 		return nil, err
 	}
@@ -249,21 +254,22 @@ func (r *Run) Land(_ context.Context, done *Restored) (_ *Landed, err error) {
 	return &Landed{}, nil
 }
 
-// deviceReader reads a disk from its beginning to an offset. Its buffers have to
-// be aligned, as those of a Pool are.
-type deviceReader struct {
+// deviceSource reads a disk from its beginning to an offset. The memory that it is
+// given has to be aligned, as the buffers of a Pool are.
+type deviceSource struct {
 	dev      *disk.Device
 	off, end int64
 }
 
-func (d *deviceReader) Read(p []byte) (int, error) {
-	n := min(int64(len(p)), d.end-d.off)
+// Next reads as much as fits.
+func (d *deviceSource) Next(buf []byte) (image.Chunk, error) {
+	n := min(int64(len(buf)), d.end-d.off)
 	if n == 0 {
-		return 0, io.EOF
+		return image.Chunk{}, io.EOF
 	}
-	if err := d.dev.ReadAt(p[:n], d.off); err != nil {
-		return 0, err
+	if err := d.dev.ReadAt(buf[:n], d.off); err != nil {
+		return image.Chunk{}, err
 	}
 	d.off += n
-	return int(n), nil
+	return image.Chunk{Data: buf[:n]}, nil
 }

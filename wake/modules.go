@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,8 +17,9 @@ import (
 
 // Drivers loads kernel modules: the baked set, then what the hardware asks for.
 type Drivers struct {
-	loader *kmod.Loader
-	warn   func(error)
+	loader  *kmod.Loader
+	warn    func(error)
+	settled atomic.Bool
 }
 
 // NewDrivers reads the baked index, whose modules lie beside it, and the
@@ -50,7 +52,7 @@ func NewDrivers(index string, warn func(error)) (*Drivers, error) {
 	cmdline := string(text)
 	loader := kmod.NewLoader(x, filepath.Dir(index), kmod.ParamsFromCmdline(cmdline),
 		kmod.WithBlacklist(kmod.BlacklistFromCmdline(cmdline)...))
-	return &Drivers{loader, warn}, nil
+	return &Drivers{loader: loader, warn: warn}, nil
 }
 
 // LoadFirst loads the baked set.
@@ -67,15 +69,25 @@ func (d *Drivers) LoadFor(ctx context.Context, modaliases ...string) {
 	}
 }
 
-// Coldplug loads what the devices ask for that were there before we listened.
-func (d *Drivers) Coldplug(ctx context.Context) error {
-	aliases, err := modaliases("/sys/devices")
-	if err != nil {
-		return err
+// Start loads what the devices ask for that are there, which brings the disk soonest;
+// then the baked set; then what has come by that.
+func (d *Drivers) Start(ctx context.Context) error {
+	for _, first := range []bool{true, false} {
+		aliases, err := modaliases("/sys/devices")
+		if err != nil {
+			return err
+		}
+		d.LoadFor(ctx, aliases...)
+		if first {
+			d.LoadFirst(ctx)
+		}
 	}
-	d.LoadFor(ctx, aliases...)
+	d.settled.Store(true)
 	return nil
 }
+
+// Settled tells whether Start has done its work.
+func (d *Drivers) Settled() bool { return d.settled.Load() }
 
 // Filesystem makes the kernel able to mount a type, by loading its module unless
 // it is there.

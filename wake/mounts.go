@@ -41,7 +41,8 @@ func Mount() error {
 			continue
 		}
 		err := unix.Mount(m.source, m.dir, m.kind, m.flags, m.data)
-		// EBUSY: the kernel has mounted devtmpfs itself (CONFIG_DEVTMPFS_MOUNT).
+		// EBUSY: it is mounted there already, as the kernel itself does with devtmpfs
+		// (CONFIG_DEVTMPFS_MOUNT).
 		if err != nil && !errors.Is(err, unix.EBUSY) {
 			all = append(all, fmt.Errorf("mount %s: %w", m.dir, err))
 		}

@@ -165,7 +165,8 @@ func (vm *VM) launch(tee io.Writer) error {
 }
 
 func (c Config) args() ([]string, error) {
-	accel, cpu := "tcg,thread=multi", "qemu64"
+	// max: what QEMU can emulate, AVX2 too, as the processors of real machines have it.
+	accel, cpu := "tcg,thread=multi", "max"
 	switch c.Accel {
 	case "kvm":
 		accel, cpu = "kvm", "host"
