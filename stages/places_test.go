@@ -43,3 +43,57 @@ func TestStateFitsItsPlace(t *testing.T) {
 		t.Errorf("stateBytes(4 TiB) = %d; want at least %d", got, want)
 	}
 }
+
+// imagePlace is a partition of an image as gather sees it before the write.
+func imagePlace(number int, kind, label string) place {
+	return place{disk: disk.Disk{Name: "sdb"}, part: disk.Partition{Path: "partition", Number: number}, fs: disk.Filesystem{Type: kind, UUID: "u" + label, Label: label}}
+}
+
+func TestNewSystemIsProvenBeforeTheWrite(t *testing.T) {
+	plain := []place{imagePlace(1, "vfat", "EFI"), imagePlace(2, "ext4", "root"), imagePlace(3, "swap", "swap"), imagePlace(6, "ext4", "kiosk")}
+	for _, tt := range []struct {
+		name string
+		all  []place
+		want bool
+	}{
+		{"plain", plain, true},
+		{"only vfat", plain[:1], false},
+		{"nothing", nil, false},
+		{"root on LVM beside /boot", append([]place{imagePlace(5, "LVM2_member", "")}, plain...), false},
+		{"encrypted root", append([]place{imagePlace(5, "crypto_LUKS", "")}, plain...), false},
+	} {
+		if err := rootPossible(tt.all); (err == nil) != tt.want {
+			t.Errorf("%s: rootPossible = %v; want %v", tt.name, err, tt.want)
+		}
+	}
+	twins := append([]place{imagePlace(7, "ext4", "root")}, plain...)
+	for _, tt := range []struct {
+		device string
+		all    []place
+		want   bool
+	}{
+		{"partition 2", plain, true}, {"partition 5", plain, false}, {"partition 3", plain, false}, // swap
+		{"/dev/sda6", plain, true}, {"/dev/nvme0n1p6", plain, true}, {"/dev/sda7", plain, false}, {"/dev/sda", plain, false},
+		{"LABEL=root", plain, true}, {"LABEL=other", plain, false}, {"LABEL=root", twins, false},
+		{"UUID=uroot", plain, true}, {"UUID=none", plain, false},
+	} {
+		device, err := config.ParseDevice(tt.device)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := mountableAs(tt.all, device); (err == nil) != tt.want {
+			t.Errorf("mountableAs(%s) = %v; want %v", tt.device, err, tt.want)
+		}
+	}
+}
+
+func TestOnlyLostFilesAreWrittenAgain(t *testing.T) {
+	for what, want := range map[string]bool{
+		"existence": true, "content": true, "type": true, "link target": true, "hard link": true, "device": true,
+		"mtime": false, "mode": false, "uid": false, "gid": false, "extended attribute user.x": false,
+	} {
+		if got := decisive(what); got != want {
+			t.Errorf("decisive(%q) = %v; want %v", what, got, want)
+		}
+	}
+}
