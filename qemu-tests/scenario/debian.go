@@ -49,9 +49,6 @@ func BuildDebian(ctx context.Context, dir string) (*Debian, error) {
 		return nil, err
 	}
 	d := &Debian{Dir: dir, Disk: filepath.Join(dir, "disk.raw"), Old: lab.OldDebian(), New: lab.NewDebian()}
-	key := lab.Text("var/lib/atm/keys/client.key", 0o600, ServiceKey)
-	key.UID, key.GID, key.ModTime = 990, 990, time.Date(2021, 2, 3, 4, 5, 6, 789, time.UTC)
-	d.Old.Files = lab.Tree{lab.Dir("var/lib/atm/keys", 0o700, 990, 990), key}
 	if d.Release, err = lab.DebianImage(ctx, cache, d.New); err != nil {
 		return nil, err
 	}
@@ -90,7 +87,11 @@ func (d *Debian) ship(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Put in here and not when the system is built, so that its cache serves others too.
+	key := lab.Text("var/lib/atm/keys/client.key", 0o600, ServiceKey)
+	key.UID, key.GID, key.ModTime = 990, 990, time.Date(2021, 2, 3, 4, 5, 6, 789, time.UTC)
 	return lab.InjectFiles(ctx, d.Disk, d.OldRoot, lab.Tree{
+		lab.Dir("var/lib/atm/keys", 0o700, 990, 990), key,
 		{Path: "usr/local/sbin/reimager", Mode: 0o755, Source: reimager},
 		{Path: "root/release/vmlinuz", Mode: 0o644, Source: d.Release.Kernel.Image},
 		{Path: "root/release/reimager.initrd", Mode: 0o644, Source: initrd},
