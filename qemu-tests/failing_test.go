@@ -45,7 +45,7 @@ func TestFailureBeforeWriteGoesBack(t *testing.T) {
 		}, "1000 bytes, expected", false},
 		{"one bit of the image flipped", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
 			changeImage(t, k, func(f string) { flipBit(t, f) })
-		}, "CRC", false},
+		}, "decode bzip2 at byte", false},
 		{"image larger than the disk", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
 			changeImage(t, k, func(f string) {
 				large := filepath.Join(t.TempDir(), "large.raw")

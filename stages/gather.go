@@ -23,6 +23,7 @@ type Gathered struct{ gathered }
 type gathered struct {
 	Disk         disk.Disk      `json:"disk"`
 	Format       image.Format   `json:"format"`
+	Decoded      bool           `json:"decoded"` // it is in RAM decoded, too
 	Map          image.Map      `json:"map"`
 	Sector0      []byte         `json:"sector0"` // of the image: one sector of the target
 	Table        disk.Table     `json:"table"`   // of the image
@@ -33,6 +34,7 @@ type gathered struct {
 // Where image and archive lie in RAM.
 const (
 	ramImage   = ramDir + "/image"
+	ramDecoded = ramDir + "/decoded"
 	ramArchive = ramDir + "/retained.tar"
 	ramState   = ramDir + "/gathered.json"
 )

@@ -18,14 +18,19 @@ import (
 // and write at once on two cores.
 const buffers = 6
 
-// decodeAll decodes the whole image and notes the digest of every range.
-func (r *Run) decodeAll(ctx context.Context, g *Gathered, compressed io.Reader) error {
+// decodeAll decodes the whole image, notes the digest of every range, and keeps what
+// it decodes if spare bytes of memory are enough for it.
+func (r *Run) decodeAll(ctx context.Context, g *Gathered, compressed io.Reader, spare int64) error {
 	src, err := image.Decode(compressed, r.Workers)
 	if err != nil {
 		return err
 	}
 	g.Format = src.Format
 	pool, err := image.NewPool(buffers, disk.Buffer)
+	if err != nil {
+		return errors.Join(err, src.Close())
+	}
+	decoded, err := newDecodedCopy(spare)
 	if err != nil {
 		return errors.Join(err, src.Close())
 	}
@@ -47,8 +52,12 @@ func (r *Run) decodeAll(ctx context.Context, g *Gathered, compressed io.Reader) 
 	}
 	n, err := image.Each(ctx, src, pool, inspect, func(part image.Range) error {
 		digests[part.Index] = part.Digest()
+		decoded.keep(part)
 		return nil
 	})
+	whole, keepErr := decoded.finish()
+	err = errors.Join(err, keepErr)
+	g.Decoded = whole
 	if err := errors.Join(err, src.Close(), pool.Release(disk.FreeBuffer)); err != nil {
 		return err
 	}

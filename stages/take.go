@@ -41,7 +41,8 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, source c
 	if plan != nil {
 		archive = plan.ArchiveBytes
 	}
-	if err := mountRAM(size, archive, stateBytes(g.Disk.Bytes)); err != nil {
+	spare, err := mountRAM(size, archive, stateBytes(g.Disk.Bytes))
+	if err != nil {
 		return err
 	}
 	if plan != nil {
@@ -49,7 +50,7 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, source c
 			return err
 		}
 	}
-	return r.takeImage(ctx, g, source, f, size)
+	return r.takeImage(ctx, g, source, f, size, spare)
 }
 
 // stateBytes is what the saved state takes: a digest in hexadecimal for each range of
@@ -60,25 +61,28 @@ func stateBytes(diskBytes int64) int64 {
 }
 
 // mountRAM makes a tmpfs as large as image and archive, if the machine has the
-// memory; a tmpfs ends at half of it by default.
-func mountRAM(imageBytes, archiveBytes, stateBytes int64) error {
+// memory; a tmpfs ends at half of it by default. It returns how much memory is there
+// for the decoded image as well, with the reserve left free twice.
+func mountRAM(imageBytes, archiveBytes, stateBytes int64) (spare int64, err error) {
 	available, err := memory("MemAvailable")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if need := imageBytes + archiveBytes + stateBytes + reserveBytes; need > available {
-		return report.Hint(fmt.Errorf("check memory: %s available, needed are %s: %s for the image, %s for retained files, %s to work",
+		return 0, report.Hint(fmt.Errorf("check memory: %s available, needed are %s: %s for the image, %s for retained files, %s to work",
 			disk.Size(available), disk.Size(need), disk.Size(imageBytes), disk.Size(archiveBytes), disk.Size(reserveBytes)),
 			"make the image smaller (xz or zstd), retain less, or add memory")
 	}
 	if err := os.MkdirAll(ramDir, 0o700); err != nil {
-		return err
+		return 0, err
 	}
-	options := fmt.Sprintf("size=%d,mode=0700", imageBytes+archiveBytes+stateBytes)
+	taken := imageBytes + archiveBytes + stateBytes
+	spare = max(0, available-taken-2*reserveBytes)
+	options := fmt.Sprintf("size=%d,mode=0700", taken+spare)
 	if err := unix.Mount("tmpfs", ramDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
-		return fmt.Errorf("mount RAM for the image: %w", err)
+		return 0, fmt.Errorf("mount RAM for the image: %w", err)
 	}
-	return nil
+	return spare, nil
 }
 
 func (r *Run) capture(ctx context.Context, plan *retain.Plan) (int64, error) {
@@ -102,7 +106,7 @@ func (r *Run) capture(ctx context.Context, plan *retain.Plan) (int64, error) {
 
 // takeImage copies the image into RAM and, from the very same bytes, checks its
 // signature and decodes it whole: what is written later is what was judged here.
-func (r *Run) takeImage(ctx context.Context, g *Gathered, source config.Source, f *os.File, size int64) error {
+func (r *Run) takeImage(ctx context.Context, g *Gathered, source config.Source, f *os.File, size, spare int64) error {
 	signature, err := r.signature(source)
 	if err != nil {
 		return fmt.Errorf("check image %s: %w", source, err)
@@ -120,7 +124,7 @@ func (r *Run) takeImage(ctx context.Context, g *Gathered, source config.Source, 
 		signed = image.NewSignatureCheck(compressed)
 		compressed = signed
 	}
-	err = r.decodeAll(ctx, g, compressed)
+	err = r.decodeAll(ctx, g, compressed, spare)
 	if err := errors.Join(err, out.Close()); err != nil {
 		return fmt.Errorf("check image %s: %w", source, err)
 	}
@@ -136,6 +140,9 @@ func (r *Run) takeImage(ctx context.Context, g *Gathered, source config.Source, 
 			return fmt.Errorf("check image %s: %w", source, err)
 		}
 		r.Record.Image.SignedBy = key.ID()
+	}
+	if g.Decoded {
+		r.Report.Detail("image    is in memory decoded, too")
 	}
 	r.Report.Printf("image    %s, %s of %s, %s", source, g.Format, disk.Size(g.Map.Bytes), g.Table.Kind)
 	return nil

@@ -113,15 +113,10 @@ func readSector0(dev *disk.Device) ([]byte, error) {
 	return dev.ReadSectors(0, int64(dev.SectorSize()))
 }
 
-// writeRanges decodes the image from RAM once more and writes each range that is
-// what gather saw, all but the first sector.
+// writeRanges takes the image from RAM and writes each range that is what gather saw,
+// all but the first sector.
 func (r *Run) writeRanges(ctx context.Context, g *Gathered, dev *disk.Device) (int64, error) {
-	f, err := os.Open(ramImage)
-	if err != nil {
-		return 0, fmt.Errorf("open image in RAM: %w", err)
-	}
-	defer f.Close()
-	src, err := image.Decode(f, r.Workers)
+	src, err := r.source(g)
 	if err != nil {
 		return 0, err
 	}
@@ -142,7 +137,7 @@ func (r *Run) writeRanges(ctx context.Context, g *Gathered, dev *disk.Device) (i
 		return nil
 	})
 	if err == nil && n != g.Map.Bytes {
-		err = fmt.Errorf("decode image from RAM: %d bytes, expected %d", n, g.Map.Bytes)
+		err = fmt.Errorf("read image from RAM: %d bytes, expected %d", n, g.Map.Bytes)
 	}
 	if err := errors.Join(err, src.Close(), pool.Release(disk.FreeBuffer)); err != nil {
 		return 0, err

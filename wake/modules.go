@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -69,19 +70,22 @@ func (d *Drivers) LoadFor(ctx context.Context, modaliases ...string) {
 	}
 }
 
-// Start loads what the devices ask for that are there, which brings the disk soonest;
-// then the baked set; then what has come by that.
+// Start loads what the devices ask for that are there, and the baked set beside it:
+// a controller waits for its disks for most of the time that it takes. Then it
+// loads what has come by that.
 func (d *Drivers) Start(ctx context.Context) error {
-	for _, first := range []bool{true, false} {
-		aliases, err := modaliases("/sys/devices")
-		if err != nil {
-			return err
-		}
-		d.LoadFor(ctx, aliases...)
-		if first {
-			d.LoadFirst(ctx)
-		}
+	aliases, err := modaliases("/sys/devices")
+	if err != nil {
+		return err
 	}
+	var both sync.WaitGroup
+	both.Go(func() { d.LoadFor(ctx, aliases...) })
+	both.Go(func() { d.LoadFirst(ctx) })
+	both.Wait()
+	if aliases, err = modaliases("/sys/devices"); err != nil {
+		return err
+	}
+	d.LoadFor(ctx, aliases...)
 	d.settled.Store(true)
 	return nil
 }
