@@ -13,6 +13,8 @@ import (
 	"reimager/qemu-tests/scenario"
 )
 
+const keptDecoded = "kept in memory decoded, too"
+
 // The published case, end to end: the old kiosk boots through its own GRUB and is
 // armed, GRUB boots the reimager once, the new kiosk boots through its own GRUB.
 func TestClassicMachineIsReplaced(t *testing.T) {
@@ -30,6 +32,9 @@ func TestClassicMachineIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	if !vm.Console.Contains(keptDecoded) {
+		t.Error("the image was not kept decoded, although there is memory for it")
+	}
 	if vm.Console.Contains("diagnosis shell") {
 		t.Error("a shell was opened that nobody asked for")
 	}
@@ -139,9 +144,13 @@ func TestEmptyListLeavesTheImage(t *testing.T) {
 	wait(ctx, t, vm, "armed; rebooting now")
 	waitExit(ctx, t, vm)
 	must(t, lab.CopySparse(before, k.Disk))
-	vm = start(t, lab.Config{Drives: []lab.Drive{k.Drive()}, NoReboot: true})
+	// With little memory the image is decoded again for the write.
+	vm = start(t, lab.Config{Drives: []lab.Drive{k.Drive()}, NoReboot: true, MemoryMiB: 320})
 	wait(ctx, t, vm, "boot the new system")
 	waitExit(ctx, t, vm)
+	if vm.Console.Contains(keptDecoded) {
+		t.Error("the image was kept decoded, although memory is short")
+	}
 
 	image, err := os.Stat(k.NewRaw)
 	must(t, err)

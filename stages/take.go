@@ -142,7 +142,7 @@ func (r *Run) takeImage(ctx context.Context, g *Gathered, source config.Source, 
 		r.Record.Image.SignedBy = key.ID()
 	}
 	if g.Decoded {
-		r.Report.Detail("image    is in memory decoded, too")
+		r.Report.Printf("image    kept in memory decoded, too")
 	}
 	r.Report.Printf("image    %s, %s of %s, %s", source, g.Format, disk.Size(g.Map.Bytes), g.Table.Kind)
 	return nil
