@@ -39,7 +39,7 @@ type fiemap struct {
 
 // InPlace tells whether files of a filesystem lie where FIEMAP says and may be
 // overwritten there: not on btrfs, whose addresses are logical and summed.
-func InPlace(f Filesystem) bool { return f.Type != "btrfs" && f.Mountable() && f.Type != "vfat" }
+func InPlace(f Filesystem) bool { return f.Type != "btrfs" && f.MayHoldRoot() }
 
 // Extents returns where a file lies. Files whose bytes do not stand on the device
 // as they are (compressed, inline, never written) are an error.

@@ -16,6 +16,18 @@ type Filesystem struct {
 	Label string
 }
 
+// Driver is the kernel's filesystem type that mounts it: ext4's driver serves all
+// three of its family (CONFIG_EXT4_USE_FOR_EXT2).
+func (f Filesystem) Driver() string {
+	if f.Type == "ext2" || f.Type == "ext3" {
+		return "ext4"
+	}
+	return f.Type
+}
+
+// MayHoldRoot tells whether a Linux root can lie on it.
+func (f Filesystem) MayHoldRoot() bool { return f.Mountable() && f.Type != "vfat" }
+
 // Mountable tells whether a Linux root or its data can lie on it.
 func (f Filesystem) Mountable() bool {
 	switch f.Type {

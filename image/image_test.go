@@ -115,6 +115,11 @@ func TestDetect(t *testing.T) {
 	}
 }
 
+// reader makes a Source of a plain reader.
+type reader struct{ r io.Reader }
+
+func (r reader) Next(buf []byte) (Chunk, error) { return readChunk(r.r, buf) }
+
 func pool(t *testing.T) *Pool {
 	t.Helper()
 	p, err := NewPool(4, func(n int) ([]byte, error) { return make([]byte, n), nil })
@@ -133,7 +138,7 @@ func TestEachAndMap(t *testing.T) {
 			m := Map{Digests: make([]Digest, 3)}
 			got := make([]byte, n)
 			next := int64(0)
-			size, err := Each(context.Background(), Reader{r}, pool(t), func(part Range) error {
+			size, err := Each(context.Background(), reader{r}, pool(t), func(part Range) error {
 				if part.Off != next {
 					t.Errorf("%d %s: inspect at %d; want %d", n, name, part.Off, next)
 				}
@@ -219,12 +224,12 @@ func TestEachKeepsErrors(t *testing.T) {
 	mine := errors.New("mine")
 	for name, err := range map[string]error{"unexpected EOF": io.ErrUnexpectedEOF, "other": mine} {
 		src := io.MultiReader(bytes.NewReader(raw(RangeBytes+5)), iotest.ErrReader(err))
-		if _, got := Each(context.Background(), Reader{src}, pool(t), nil, func(Range) error { return nil }); !errors.Is(got, err) {
+		if _, got := Each(context.Background(), reader{src}, pool(t), nil, func(Range) error { return nil }); !errors.Is(got, err) {
 			t.Errorf("%s: Each = %v; want %v", name, got, err)
 		}
 	}
 	p := pool(t)
-	_, got := Each(context.Background(), Reader{bytes.NewReader(raw(9 * RangeBytes))}, p, nil, func(part Range) error {
+	_, got := Each(context.Background(), reader{bytes.NewReader(raw(9 * RangeBytes))}, p, nil, func(part Range) error {
 		if part.Index == 2 {
 			return mine
 		}

@@ -212,9 +212,3 @@ func (p *pieces) fill(buf []byte) (n int, zero bool, err error) {
 	}
 	return n, zero, nil
 }
-
-// Reader makes a Source of a plain reader.
-type Reader struct{ R io.Reader }
-
-// Next reads the next piece into buf.
-func (r Reader) Next(buf []byte) (Chunk, error) { return readChunk(r.R, buf) }

@@ -1,6 +1,7 @@
 package qemutests
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -154,13 +155,14 @@ func TestArmDisarm(t *testing.T) {
 
 // With another disk in front, the kiosk's own is /dev/sdb. Its fstab says /dev/sda6:
 // that is ambiguous and refused, or, once named by UUID, goes to the right disk.
-// The other disk is never written to.
+// The other disk is never written to; with unmapped = "zero" nothing of the old
+// system stays behind the image.
 func TestOtherDiskInFront(t *testing.T) {
 	t.Parallel()
 	uuid := lab.OldKiosk().FSUUID(lab.KioskLog)
 	for _, tt := range []struct{ name, more, says string }{
 		{"ambiguous", "", "is it /dev/sda6 (ext4), or /dev/sdb6 (ext4) under another letter?"},
-		{"named", "\n[old]\nmounts = { \"/kiosk\" = \"UUID=" + uuid + "\" }\n", "landed   /dev/sdb boots its new system"},
+		{"named", "\n[old]\nmounts = { \"/kiosk\" = \"UUID=" + uuid + "\" }\n[target]\nunmapped = \"zero\"\n", "landed   /dev/sdb boots its new system"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -174,6 +176,9 @@ func TestOtherDiskInFront(t *testing.T) {
 			must(t, err)
 			before := front + ".before"
 			must(t, lab.CopySparse(before, front))
+			if zeroBehind(t, k.NewRaw, k.Disk) {
+				t.Fatal("the old system has nothing behind the end of the image; this proves nothing")
+			}
 			own := k.Drive()
 			own.Device = ",bootindex=0"
 			vm := start(t, lab.Config{Drives: []lab.Drive{{Path: front, Serial: "OTHER", Device: ",bootindex=1"}, own}, NoReboot: true})
@@ -183,10 +188,23 @@ func TestOtherDiskInFront(t *testing.T) {
 				t.Errorf("%d blocks of the other disk were changed, first at byte %d", len(n), n[0])
 			}
 			if tt.name == "named" {
+				if !zeroBehind(t, k.NewRaw, k.Disk) {
+					t.Error("the disk behind the image holds something of the old system")
+				}
 				if got := tree(t, k.Disk, lab.KioskLog)["till state.db"]; got.Size == 0 {
 					t.Error("the retained file of /kiosk is not on the kiosk's own disk")
 				}
 			}
 		})
 	}
+}
+
+// zeroBehind tells whether a disk holds only zeros behind the end of an image.
+func zeroBehind(t *testing.T, image, disk string) bool {
+	t.Helper()
+	info, err := os.Stat(image)
+	must(t, err)
+	all, err := os.ReadFile(disk)
+	must(t, err)
+	return len(bytes.Trim(all[info.Size():], "\x00")) == 0
 }

@@ -167,15 +167,13 @@ func (r *Run) mount(ctx context.Context, p place, dir string, flags uintptr) err
 }
 
 func (r *Run) mountOn(ctx context.Context, p place, dir string, flags uintptr) error {
-	kind := p.fs.Type
+	kind := p.fs.Driver()
 	switch {
 	case kind == "":
 		return fmt.Errorf("mount %s: no filesystem that is known", p.part.Path)
 	case !p.fs.Mountable():
 		return report.Hint(fmt.Errorf("mount %s: it is %s, which is not supported here", p.part.Path, kind),
 			"reimager mounts ext2/3/4, xfs, btrfs and vfat that lie directly on a partition")
-	case kind == "ext2" || kind == "ext3":
-		kind = "ext4" // its driver serves all three (CONFIG_EXT4_USE_FOR_EXT2)
 	}
 	if err := r.Drivers.Filesystem(ctx, kind); err != nil {
 		return fmt.Errorf("mount %s: %w", p.part.Path, err)

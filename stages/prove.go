@@ -105,11 +105,7 @@ func (r *Run) checkNewSystem(ctx context.Context, all []place) error {
 		if !p.fs.Mountable() {
 			continue
 		}
-		kind := p.fs.Type
-		if kind == "ext2" || kind == "ext3" {
-			kind = "ext4"
-		}
-		if err := r.Drivers.Filesystem(ctx, kind); err != nil {
+		if err := r.Drivers.Filesystem(ctx, p.fs.Driver()); err != nil {
 			return report.Hint(fmt.Errorf("its %s, which this initrd cannot mount: %w", p, err), "add the module to [machine] modules")
 		}
 	}
@@ -138,7 +134,7 @@ func rootPossible(all []place) error {
 		case "crypto_LUKS", "LVM2_member", "linux_raid_member":
 			return report.Hint(fmt.Errorf("its %s may hold the root, which is not supported", p), "if the root is a plain partition, name it: [new] root")
 		}
-		if p.fs.Mountable() && p.fs.Type != "vfat" {
+		if p.fs.MayHoldRoot() {
 			roots++
 		}
 	}

@@ -29,7 +29,7 @@ func (r *Run) findRoot(ctx context.Context, dir string, allowed func(place) bool
 	var found []place
 	var looked []string
 	for _, p := range all {
-		if !p.fs.Mountable() || p.fs.Type == "vfat" || !allowed(p) {
+		if !p.fs.MayHoldRoot() || !allowed(p) {
 			continue
 		}
 		why, err := r.isRoot(ctx, p, dir)

@@ -86,16 +86,6 @@ type BuiltPartition struct {
 	Label, UUID  string
 }
 
-// Partition returns the partition of that number.
-func (d Disk) Partition(number int) (BuiltPartition, error) {
-	for _, p := range d.Partitions {
-		if p.Number == number {
-			return p, nil
-		}
-	}
-	return BuiltPartition{}, fmt.Errorf("find partition %d of %s: no such partition", number, d.Path)
-}
-
 // FixedUUID makes a UUID from a name, the same one every time (RFC 9562,
 // version 8).
 func FixedUUID(name string) string {

@@ -129,10 +129,6 @@ func Start(ctx context.Context, config Config) (*VM, error) {
 	return vm, nil
 }
 
-// Command is the QEMU command line, quoted for a shell; the guest's serial
-// port is its standard input and output.
-func (vm *VM) Command() string { return vm.command }
-
 // launch starts QEMU and waits for its end in the background.
 func (vm *VM) launch(tee io.Writer) error {
 	// Our own pipe: cmd.Wait closes that of StdoutPipe before all is read.
@@ -293,14 +289,6 @@ func (vm *VM) Kill() error {
 		return fmt.Errorf("kill QEMU: %w", err)
 	}
 	<-vm.exited
-	return nil
-}
-
-// Send types text on the guest's serial port.
-func (vm *VM) Send(text string) error {
-	if _, err := io.WriteString(vm.stdin, text); err != nil {
-		return fmt.Errorf("write to serial port: %w", err)
-	}
 	return nil
 }
 

@@ -157,12 +157,6 @@ func (vm *VM) ExitReason() string {
 	return reason
 }
 
-// Reset presses the reset button; under NoReboot that ends the VM.
-func (vm *VM) Reset(ctx context.Context) error {
-	_, err := vm.QMP(ctx, "system_reset", nil)
-	return err
-}
-
 // Quit ends QEMU in good order (the guest notices nothing) and waits for it.
 func (vm *VM) Quit(ctx context.Context) error {
 	_, err := vm.QMP(ctx, "quit", nil)
