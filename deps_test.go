@@ -24,14 +24,16 @@ func rules() map[string]struct {
 		why string
 	}
 	base := []string{"report"}
-	stages := []string{"boot", "config", "disk", "fault", "image", "image/bzip2", "kmod", "report", "retain", "wake"}
+	stages := []string{"boot", "config", "disk", "fault", "image", "image/bzip2", "image/zstd", "imaging", "kmod", "report", "retain", "wake"}
 	return map[string]rule{
 		"report":      {nil, "everything reports, so it may depend on nothing"},
 		"fault":       {nil, "it has to vanish from a real init"},
 		"config":      {base, "it is the contract of builder, machine and init and must not know any of them"},
 		"kmod":        {base, "builder and init share it"},
 		"disk":        {base, "a disk knows no image, so that the write path can be tested with any bytes"},
-		"image":       {append([]string{"image/bzip2"}, base...), "an image knows no disk, so that it can be decoded anywhere"},
+		"image":       {append([]string{"image/bzip2", "image/zstd"}, base...), "an image knows no disk, so that it can be decoded anywhere"},
+		"image/zstd":  {nil, "a decoder stands alone, so that it can be fuzzed alone"},
+		"imaging":     {append([]string{"disk", "image", "image/bzip2", "image/zstd"}, base...), "the engine joins image and disk, and knows nothing of runs and machines"},
 		"image/bzip2": {nil, "a decoder stands alone, so that it can be fuzzed alone"},
 		"retain":      {base, "it works between any two directories, without disks or images"},
 		"boot":        {base, "it decides no policy"},

@@ -33,6 +33,9 @@ type Config struct {
 
 // Machine describes the hardware that the initrd wakes on.
 type Machine struct {
+	// Compatible are the kinds of machine that this one is; a release has to name one
+	// of them. None: not checked.
+	Compatible []string `toml:"compatible"`
 	// Modules to load first: "classic", "all-storage" or a list of names.
 	Modules Modules `toml:"modules"`
 	// DeviceTimeout is how long a disk or partition is awaited.
@@ -54,8 +57,8 @@ type Trust struct {
 // Target is the disk that is rewritten.
 type Target struct {
 	Disk Disk `toml:"disk"`
-	// Unmapped is what happens to the disk behind the end of the image:
-	// "leave", "discard" or "zero".
+	// Unmapped is what happens to the disk outside the block map, which for an image
+	// without one is what lies behind its end: "leave", "discard" or "zero".
 	Unmapped Choice `toml:"unmapped"`
 }
 

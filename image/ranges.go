@@ -3,76 +3,26 @@ package image
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
 )
 
-// RangeBytes is the size of the ranges that an image is cut into, digested and
-// written by: small enough to be verified in memory before it is written, large
-// enough for a disk at full speed.
-const RangeBytes = 4 << 20
-
-// Range is a piece of an image. All ranges but the last are RangeBytes long.
+// Range is a piece of an image of at most RangeBytes.
 type Range struct {
-	Index int
+	Index int // in the map; without a map, the how manieth; -1: not mapped
 	Off   int64
 	Zero  bool // it holds only zeros; the bytes of Data are then undefined
 	Data  []byte
 }
 
-// Digest is the SHA-256 of a range.
-type Digest [sha256.Size]byte
-
-// MarshalText writes a digest in hexadecimal.
-func (d Digest) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d[:]), nil }
-
-// UnmarshalText reads what MarshalText has written.
-func (d *Digest) UnmarshalText(text []byte) error {
-	if hex.DecodedLen(len(text)) != len(d) {
-		return fmt.Errorf("digest %q: expected %d hexadecimal digits", text, 2*len(d))
-	}
-	_, err := hex.Decode(d[:], text)
-	return err
-}
-
-// Map is what a decoded image must be, range by range.
-type Map struct {
-	Bytes   int64    `json:"bytes"`   // of the decoded image
-	Digests []Digest `json:"digests"` // one a range; an all-zero Digest stands for a range of zeros
-}
-
-// Zero tells whether range i holds only zeros.
-func (m *Map) Zero(i int) bool { return m.Digests[i] == Digest{} }
-
-// Range returns where range i lies.
-func (m *Map) Range(i int) (off, n int64) {
-	off = int64(i) * RangeBytes
-	return off, min(RangeBytes, m.Bytes-off)
-}
-
-// Digest returns the digest of a range as the map keeps it.
+// Digest returns the SHA-256 of a range.
 func (r Range) Digest() Digest {
 	if r.Zero {
-		return Digest{}
+		return zeroDigest(len(r.Data))
 	}
 	return sha256.Sum256(r.Data)
-}
-
-// Check tells whether a range is what the map says.
-func (m *Map) Check(r Range) error {
-	if r.Index >= len(m.Digests) {
-		return fmt.Errorf("image range at byte %d: behind the end of the image (%d bytes)", r.Off, m.Bytes)
-	}
-	if _, n := m.Range(r.Index); n != int64(len(r.Data)) {
-		return fmt.Errorf("image range at byte %d: %d bytes, expected %d", r.Off, len(r.Data), n)
-	}
-	if got := r.Digest(); got != m.Digests[r.Index] {
-		return fmt.Errorf("image range at byte %d: SHA-256 %x, expected %x", r.Off, got[:8], m.Digests[r.Index][:8])
-	}
-	return nil
 }
 
 // Pool is a fixed set of buffers of RangeBytes; it bounds the memory of a run.
@@ -100,17 +50,29 @@ func (p *Pool) Release(free func([]byte) error) error {
 	return errors.Join(all...)
 }
 
+// Take takes a buffer of RangeBytes, as soon as one is free.
+func (p *Pool) Take() []byte { return <-p.free }
+
+// Put gives a buffer back.
+func (p *Pool) Put(buf []byte) { p.free <- buf[:RangeBytes] }
+
 // Source delivers an image piece by piece, as Decoder.Next does. buf is memory that
 // it may use.
 type Source interface {
 	Next(buf []byte) (Chunk, error)
 }
 
-// Each cuts what src delivers into ranges and hands each to work, several at a
-// time and in any order. inspect sees them first, one by one and in order; it
-// may be nil. It returns the number of bytes delivered. The first error of src,
-// inspect or work ends it.
-func Each(ctx context.Context, src Source, pool *Pool, inspect func(Range) error, work func(Range) error) (int64, error) {
+// Each cuts what src delivers into the ranges of the map, or without one into
+// ranges of RangeBytes, and hands each to work, several at a time and in any order.
+// inspect, which may be nil, sees all of the image first, in order: what is not
+// mapped, too. It returns the number of bytes delivered. The first error of src,
+// inspect or work ends it; so does an image that is not as long as its map says.
+func Each(ctx context.Context, src Source, m *Map, pool *Pool, inspect func(Range) error, work func(Range) error) (int64, error) {
+	if m != nil {
+		if err := m.CheckFine(); err != nil {
+			return 0, err
+		}
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	jobs := make(chan Range)
@@ -127,54 +89,165 @@ func Each(ctx context.Context, src Source, pool *Pool, inspect func(Range) error
 			}
 		})
 	}
-	n, err := cut(ctx, src, pool, inspect, jobs)
+	c := cutter{pieces: pieces{src: src}, m: m, pool: pool, inspect: inspect, jobs: jobs}
+	err := c.cut(ctx)
 	close(jobs)
 	workers.Wait()
 	if cause := context.Cause(ctx); cause != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		err = cause
 	}
-	return n, err
+	return c.off, err
 }
 
-func cut(ctx context.Context, src Source, pool *Pool, inspect func(Range) error, jobs chan<- Range) (int64, error) {
-	var off int64
-	pieces := &pieces{src: src}
-	for i := 0; ctx.Err() == nil; i++ {
-		var buf []byte
-		select {
-		case buf = <-pool.free:
-		case <-ctx.Done():
-			return off, ctx.Err()
-		}
-		n, zero, err := pieces.fill(buf[:RangeBytes])
-		if err != nil && err != io.EOF {
-			pool.free <- buf
-			return off, err
-		}
+// cutter cuts an image into ranges.
+type cutter struct {
+	pieces  pieces
+	m       *Map
+	pool    *Pool
+	inspect func(Range) error
+	jobs    chan<- Range
+
+	off  int64 // where the next range begins
+	next int   // its index
+}
+
+// plan says how long the next range is at most and which one it is.
+func (c *cutter) plan() (n int64, index int) {
+	if c.m == nil {
+		return RangeBytes, c.next
+	}
+	if c.next == len(c.m.Ranges) {
+		return min(RangeBytes, c.m.Bytes-c.off), -1
+	}
+	if r := c.m.Ranges[c.next]; r.Off == c.off {
+		return r.Bytes, c.next
+	}
+	return min(RangeBytes, c.m.Ranges[c.next].Off-c.off), -1
+}
+
+func (c *cutter) cut(ctx context.Context) error {
+	for ctx.Err() == nil {
+		n, index := c.plan()
 		if n == 0 {
-			pool.free <- buf
-			return off, nil
+			return c.ends()
 		}
-		r := Range{Index: i, Off: off, Data: buf[:n], Zero: zero}
-		off += int64(n)
-		if inspect != nil {
-			if err := inspect(r); err != nil {
-				pool.free <- buf
-				return off, err
-			}
+		var end bool
+		var err error
+		if index < 0 && c.inspect == nil {
+			end, err = c.skip(n)
+		} else {
+			end, err = c.take(ctx, n, index)
 		}
-		jobs <- r
-		if err == io.EOF {
-			return off, nil
+		if err != nil {
+			return err
+		}
+		if index >= 0 {
+			c.next++
+		}
+		if end && c.m != nil && c.off < c.m.Bytes {
+			return fmt.Errorf("the image ends at byte %d, its block map says %d", c.off, c.m.Bytes)
+		}
+		if end && c.m == nil {
+			return nil
 		}
 	}
-	return off, ctx.Err()
+	return ctx.Err()
+}
+
+// ends makes sure that nothing follows what the map describes, and that the decoder
+// has nothing to say against what it delivered.
+func (c *cutter) ends() error {
+	chunk, err := c.pieces.more()
+	switch {
+	case err == io.EOF:
+		return nil
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("the image goes on for at least %d bytes behind byte %d, where its block map ends", int64(len(chunk.Data))+chunk.Zeros, c.off)
+}
+
+// skip passes over what is not mapped.
+func (c *cutter) skip(n int64) (end bool, err error) {
+	skipped, err := c.pieces.skip(n)
+	c.off += skipped
+	if err == io.EOF {
+		return true, nil
+	}
+	return false, err
+}
+
+// take hands on the next range.
+func (c *cutter) take(ctx context.Context, want int64, index int) (end bool, err error) {
+	var buf []byte
+	select {
+	case buf = <-c.pool.free:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	handedOn := false
+	defer func() {
+		if !handedOn {
+			c.pool.free <- buf[:RangeBytes]
+		}
+	}()
+	n, zero, err := c.pieces.fill(buf[:want])
+	if err != nil && err != io.EOF {
+		return false, err
+	}
+	end = err == io.EOF
+	if n == 0 {
+		return end, nil
+	}
+	r := Range{Index: index, Off: c.off, Data: buf[:n], Zero: zero}
+	c.off += int64(n)
+	if c.inspect != nil {
+		if err := c.inspect(r); err != nil {
+			return false, err
+		}
+	}
+	if index >= 0 {
+		handedOn = true
+		c.jobs <- r
+	}
+	return end, nil
 }
 
 // pieces puts the pieces of a source into ranges.
 type pieces struct {
-	src  Source
-	left Chunk // of the last piece
+	src     Source
+	left    Chunk // of the last piece
+	scratch []byte
+}
+
+// more returns what has not been used up yet of the image.
+func (p *pieces) more() (Chunk, error) {
+	if p.scratch == nil {
+		p.scratch = make([]byte, 64<<10)
+	}
+	for len(p.left.Data) == 0 && p.left.Zeros == 0 {
+		var err error
+		if p.left, err = p.src.Next(p.scratch); err != nil {
+			return Chunk{}, err
+		}
+	}
+	return p.left, nil
+}
+
+// skip drops n bytes, or less at the end of the source.
+func (p *pieces) skip(n int64) (skipped int64, err error) {
+	for skipped < n {
+		if _, err := p.more(); err != nil {
+			return skipped, err
+		}
+		k := min(p.left.Zeros, n-skipped)
+		p.left.Zeros -= k
+		skipped += k
+		k = min(int64(len(p.left.Data)), n-skipped)
+		p.left.Data = p.left.Data[k:]
+		skipped += k
+	}
+	return skipped, nil
 }
 
 // fill fills buf, or less at the end of the source, and tells whether it is all

@@ -55,6 +55,10 @@ type Image struct {
 	CompressedBytes int64  `json:"compressed_bytes"`
 	SHA256          string `json:"sha256"` // of the compressed image
 	Bytes           int64  `json:"bytes"`  // decoded
+	MappedBytes     int64  `json:"mapped_bytes"`
+	Name            string `json:"name,omitempty"` // of the release
+	Version         string `json:"version,omitempty"`
+	Counter         int64  `json:"counter,omitempty"`
 	SignedBy        string `json:"signed_by,omitempty"`
 }
 

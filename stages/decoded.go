@@ -62,25 +62,38 @@ func (c *decodedCopy) finish() (bool, error) {
 	return false, errors.Join(err, os.Remove(ramDecoded))
 }
 
-// decodedSource delivers the decoded image from RAM.
+// decodedSource delivers the decoded image from RAM, with zeros where it is not mapped.
 type decodedSource struct {
 	f    *os.File
 	m    *image.Map
-	next int
+	off  int64
+	next int // mapped range
 }
 
 // Next delivers range after range.
 func (d *decodedSource) Next(buf []byte) (image.Chunk, error) {
-	if d.next == len(d.m.Digests) {
-		return image.Chunk{}, io.EOF
+	end := d.m.Bytes
+	if d.next < len(d.m.Ranges) {
+		end = d.m.Ranges[d.next].Off
 	}
-	off, n := d.m.Range(d.next)
-	d.next++
-	if d.m.Zero(d.next - 1) {
+	if n := end - d.off; n > 0 {
+		d.off = end
 		return image.Chunk{Zeros: n}, nil
 	}
-	if _, err := io.ReadFull(io.NewSectionReader(d.f, off, n), buf[:n]); err != nil {
+	if d.next == len(d.m.Ranges) {
+		return image.Chunk{}, io.EOF
+	}
+	if part := d.m.Ranges[d.next]; part.Off == d.off && d.m.Zero(d.next) { // keep has left it out
+		d.next++
+		d.off = part.End()
+		return image.Chunk{Zeros: part.Bytes}, nil
+	}
+	n := min(int64(len(buf)), d.m.Ranges[d.next].End()-d.off)
+	if _, err := io.ReadFull(io.NewSectionReader(d.f, d.off, n), buf[:n]); err != nil {
 		return image.Chunk{}, fmt.Errorf("read decoded image from RAM: %w", err)
+	}
+	if d.off += n; d.off == d.m.Ranges[d.next].End() {
+		d.next++
 	}
 	return image.Chunk{Data: buf[:n]}, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -79,7 +78,7 @@ func (r *Run) Gather(ctx context.Context) (_ *Gathered, err error) {
 	if source.IsZero() {
 		return nil, report.Hint(errors.New("find image: neither the configuration nor a job names one"), "set [image] source, or start through `reimager arm`")
 	}
-	err = r.withFile(ctx, source, func(f *os.File) error { return r.take(ctx, g, plan, source, f) })
+	err = r.withImage(ctx, source, target, func(from *offer) error { return r.take(ctx, g, plan, from) })
 	if err != nil {
 		return nil, err
 	}

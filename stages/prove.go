@@ -5,28 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"strings"
 
 	"reimager/config"
 	"reimager/disk"
 	"reimager/image"
+	"reimager/imaging"
 	"reimager/report"
 )
 
-// buffers is how many ranges are in memory at a time: enough to decode, digest
-// and write at once on two cores.
-const buffers = 6
-
-// decodeAll decodes the whole image, notes the digest of every range, and keeps what
-// it decodes if spare bytes of memory are enough for it.
-func (r *Run) decodeAll(ctx context.Context, g *Gathered, compressed io.Reader, spare int64) error {
+// decodeAll decodes the whole image, compares every range with its map, or notes its
+// digest where there is no map, and keeps what it decodes if spare bytes of memory
+// are enough for it.
+func (r *Run) decodeAll(ctx context.Context, g *Gathered, compressed io.Reader, m *image.Map, spare int64) error {
 	src, err := image.Decode(compressed, r.Workers)
 	if err != nil {
 		return err
 	}
 	g.Format = src.Format
-	pool, err := image.NewPool(buffers, disk.Buffer)
+	pool, err := image.NewPool(imaging.Buffers, disk.Buffer)
 	if err != nil {
 		return errors.Join(err, src.Close())
 	}
@@ -35,7 +31,7 @@ func (r *Run) decodeAll(ctx context.Context, g *Gathered, compressed io.Reader, 
 		return errors.Join(err, src.Close())
 	}
 	preview := disk.NewPreview(g.Disk.SectorSize)
-	digests := make([]image.Digest, (g.Disk.Bytes+image.RangeBytes-1)/image.RangeBytes)
+	recorder := &image.Recorder{}
 	inspect := func(part image.Range) error {
 		if end := part.Off + int64(len(part.Data)); end > g.Disk.Bytes {
 			return report.Hint(fmt.Errorf("the image is larger than %s", g.Disk.String()), "make a smaller image, or use a larger disk")
@@ -44,14 +40,18 @@ func (r *Run) decodeAll(ctx context.Context, g *Gathered, compressed io.Reader, 
 			preview.FeedZeros(int64(len(part.Data)))
 			return nil
 		}
-		if part.Index == 0 {
+		if part.Off == 0 {
 			g.Sector0 = append([]byte(nil), part.Data[:min(len(part.Data), g.Disk.SectorSize)]...)
 		}
 		preview.Feed(part.Data)
 		return nil
 	}
-	n, err := image.Each(ctx, src, pool, inspect, func(part image.Range) error {
-		digests[part.Index] = part.Digest()
+	n, err := image.Each(ctx, src, m, pool, inspect, func(part image.Range) error {
+		if m == nil {
+			recorder.Note(part)
+		} else if err := m.Check(part); err != nil {
+			return err
+		}
 		decoded.keep(part)
 		return nil
 	})
@@ -64,7 +64,10 @@ func (r *Run) decodeAll(ctx context.Context, g *Gathered, compressed io.Reader, 
 	if n == 0 || n%int64(g.Disk.SectorSize) != 0 {
 		return fmt.Errorf("it has %d bytes, which is not a whole number of sectors of %d bytes: it was cut short, or made for another disk", n, g.Disk.SectorSize)
 	}
-	g.Map = image.Map{Bytes: n, Digests: digests[:(n+image.RangeBytes-1)/image.RangeBytes]}
+	if m == nil {
+		m = recorder.Map(n)
+	}
+	g.Map = *m
 	return r.checkLayout(ctx, g, preview)
 }
 
@@ -167,28 +170,4 @@ func mountableAs(all []place, device config.Device) error {
 		return fmt.Errorf("its %s has no filesystem that can be mounted", found[0])
 	}
 	return nil
-}
-
-// signature reads the signature beside an image. It is nil for an image that is not
-// signed and need not be.
-func (r *Run) signature(source config.Source) ([]byte, error) {
-	root, err := os.OpenRoot(sourceDir)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	signature, err := root.ReadFile(strings.TrimPrefix(source.Path, "/") + image.SignatureSuffix)
-	switch {
-	case errors.Is(err, os.ErrNotExist) && r.Config.Trust.Signature == "if-present":
-		r.warn("the image is not signed, and the configuration allows it")
-		return nil, nil
-	case errors.Is(err, os.ErrNotExist):
-		return nil, report.Hint(fmt.Errorf("there is no signature %s%s beside it", source.Path, image.SignatureSuffix),
-			`sign it with "minisign -S -H", or set [trust] signature = "if-present"`)
-	case err != nil:
-		return nil, fmt.Errorf("read signature: %w", err)
-	case len(r.Keys) == 0:
-		return nil, report.Hint(errors.New("it is signed, but this initrd trusts no key"), "build the initrd with imagebuild initrd --key")
-	}
-	return signature, nil
 }

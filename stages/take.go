@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"reimager/config"
 	"reimager/disk"
 	"reimager/fault"
 	"reimager/image"
@@ -25,23 +24,15 @@ import (
 const reserveBytes = 128 << 20
 
 // take brings retained files and image into RAM.
-func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, source config.Source, f *os.File) error {
-	info, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("stat image: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("open image %s: not a regular file", source)
-	}
-	size := info.Size()
-	if r.Job != nil && r.Job.Image.Bytes != size {
-		return report.Hint(fmt.Errorf("check image %s: %d bytes, expected %d as when the machine was armed", source, size, r.Job.Image.Bytes), "the image was changed or cut short; copy it again and arm again")
+func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, from *offer) error {
+	if r.Job != nil && r.Job.Image.Bytes != from.bytes {
+		return report.Hint(fmt.Errorf("check image %s: %d bytes, expected %d as when the machine was armed", from, from.bytes, r.Job.Image.Bytes), "the image was changed or cut short; copy it again and arm again")
 	}
 	archive := int64(0)
 	if plan != nil {
 		archive = plan.ArchiveBytes
 	}
-	spare, err := mountRAM(size, archive, stateBytes(g.Disk.Bytes))
+	spare, err := mountRAM(from.bytes, archive, stateBytes(g.Disk.Bytes, from.blockMap()))
 	if err != nil {
 		return err
 	}
@@ -50,14 +41,18 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, source c
 			return err
 		}
 	}
-	return r.takeImage(ctx, g, source, f, size, spare)
+	return r.takeImage(ctx, g, from, spare)
 }
 
-// stateBytes is what the saved state takes: a digest in hexadecimal for each range of
-// a disk, and some pages for the rest.
-func stateBytes(diskBytes int64) int64 {
-	const perRange, rest = 80, 4 << 20
-	return diskBytes/image.RangeBytes*perRange + rest
+// stateBytes is what the saved state takes: some 150 bytes for each range of the map,
+// or of the disk where there is none, and some pages for the rest.
+func stateBytes(diskBytes int64, m *image.Map) int64 {
+	const perRange, rest = 150, 4 << 20
+	ranges := diskBytes / image.RangeBytes
+	if m != nil {
+		ranges = int64(len(m.Ranges))
+	}
+	return ranges*perRange + rest
 }
 
 // mountRAM makes a tmpfs as large as image and archive, if the machine has the
@@ -104,48 +99,52 @@ func (r *Run) capture(ctx context.Context, plan *retain.Plan) (int64, error) {
 	return summary.ArchiveBytes, nil
 }
 
-// takeImage copies the image into RAM and, from the very same bytes, checks its
+// takeImage copies the image into RAM and, from the very same bytes, checks digest or
 // signature and decodes it whole: what is written later is what was judged here.
-func (r *Run) takeImage(ctx context.Context, g *Gathered, source config.Source, f *os.File, size, spare int64) error {
-	signature, err := r.signature(source)
-	if err != nil {
-		return fmt.Errorf("check image %s: %w", source, err)
-	}
+func (r *Run) takeImage(ctx context.Context, g *Gathered, from *offer, spare int64) error {
 	out, err := os.OpenFile(ramImage, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("make image: %w", err)
 	}
 	fault.At("verify")
 	sum := sha256.New()
-	bar := r.Report.Progress("verify", size)
-	var compressed io.Reader = io.TeeReader(f, io.MultiWriter(out, sum, countTo(bar)))
-	var signed *image.SignatureCheck
-	if signature != nil {
-		signed = image.NewSignatureCheck(compressed)
-		compressed = signed
-	}
-	err = r.decodeAll(ctx, g, compressed, spare)
+	bar := r.Report.Progress("verify", from.bytes)
+	compressed := io.TeeReader(from.content, io.MultiWriter(out, sum, countTo(bar)))
+	err = r.decodeAll(ctx, g, compressed, from.blockMap(), spare)
 	if err := errors.Join(err, out.Close()); err != nil {
-		return fmt.Errorf("check image %s: %w", source, err)
+		return fmt.Errorf("check image %s: %w", from, err)
 	}
 	bar.Done()
 	digest := hex.EncodeToString(sum.Sum(nil))
-	if r.Job != nil && r.Job.Image.SHA256 != "" && r.Job.Image.SHA256 != digest {
-		return report.Hint(fmt.Errorf("check image %s: SHA-256 %s, expected %s as when the machine was armed", source, digest, r.Job.Image.SHA256), "copy the image again and arm again")
+	if err := r.checkArmed(digest); err != nil {
+		return fmt.Errorf("check image %s: %w", from, err)
 	}
-	r.Record.Image = report.Image{Source: source.String(), Format: string(g.Format), CompressedBytes: size, SHA256: digest, Bytes: g.Map.Bytes}
-	if signed != nil {
-		key, err := signed.By(r.Keys, signature)
-		if err != nil {
-			return fmt.Errorf("check image %s: %w", source, err)
-		}
+	r.Record.Image = report.Image{Source: from.source.String(), Format: string(g.Format), CompressedBytes: from.bytes, SHA256: digest,
+		Bytes: g.Map.Bytes, MappedBytes: g.Map.MappedBytes()}
+	key, err := from.signer(r.Keys)
+	if err != nil {
+		return fmt.Errorf("check image %s: %w", from, err)
+	}
+	if key != nil {
 		r.Record.Image.SignedBy = key.ID()
+	}
+	if from.release != nil {
+		m := from.release.Manifest
+		r.Record.Image.Name, r.Record.Image.Version, r.Record.Image.Counter = m.Name, m.Version, m.Counter
 	}
 	if g.Decoded {
 		r.Report.Printf("image    kept in memory decoded, too")
 	}
-	r.Report.Printf("image    %s, %s of %s, %s", source, g.Format, disk.Size(g.Map.Bytes), g.Table.Kind)
+	r.Report.Printf("image    %s, %s of %s, %s", from, g.Format, disk.Size(g.Map.Bytes), g.Table.Kind)
 	return nil
+}
+
+// checkArmed tells whether an image is the one that the machine was armed for.
+func (r *Run) checkArmed(digest string) error {
+	if r.Job == nil || r.Job.Image.SHA256 == "" || r.Job.Image.SHA256 == digest {
+		return nil
+	}
+	return report.Hint(fmt.Errorf("SHA-256 %s, expected %s as when the machine was armed", digest, r.Job.Image.SHA256), "copy the image again and arm again")
 }
 
 type counterFunc func(int)

@@ -5,13 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"reimager/boot"
 	"reimager/disk"
 	"reimager/fault"
-	"reimager/image"
+	"reimager/imaging"
 )
 
 // Written is a disk that holds the whole image but its first sector, read back
@@ -35,14 +34,8 @@ func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 	if err := r.castOff(g, dev); err != nil {
 		return nil, err
 	}
-	written, err := r.writeRanges(ctx, g, dev)
+	written, err := r.writeImage(ctx, g, dev)
 	if err != nil {
-		return nil, err
-	}
-	if err := r.tail(g, dev); err != nil {
-		return nil, err
-	}
-	if err := dev.Flush(); err != nil {
 		return nil, err
 	}
 	done(written)
@@ -51,7 +44,7 @@ func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 	if err := r.readBack(ctx, g, dev); err != nil {
 		return nil, err
 	}
-	done(g.Map.Bytes)
+	done(g.Map.MappedBytes())
 	if g.Table.Kind == "gpt" {
 		moved, err := disk.MoveBackupGPT(dev)
 		if err != nil {
@@ -75,7 +68,7 @@ func (r *Run) castOff(g *Gathered, dev *disk.Device) error {
 	if err != nil {
 		return err
 	}
-	was, err := readSector0(dev)
+	was, err := imaging.ReadSector0(dev)
 	if err != nil {
 		return err
 	}
@@ -83,117 +76,42 @@ func (r *Run) castOff(g *Gathered, dev *disk.Device) error {
 		return err
 	}
 	r.Report.Printf("cast off %s: from here on the old system is gone", dev.Path())
-	err = writeSector0(dev, holding)
+	err = imaging.WriteSector0(dev, holding)
 	if err == nil {
 		return nil
 	}
 	// An error may mean that the sector was written or not: what is there decides.
-	if is, readErr := readSector0(dev); readErr == nil && bytes.Equal(is, was) && r.Record.Attempts == 1 {
+	if is, readErr := imaging.ReadSector0(dev); readErr == nil && bytes.Equal(is, was) && r.Record.Attempts == 1 {
 		return errors.Join(errNotCastOff, err, r.Undone())
 	}
 	return err
 }
 
-// writeSector0 writes the first sector, flushes it and reads it back.
-func writeSector0(dev *disk.Device, sector []byte) error {
-	if err := dev.WriteSectors(sector, 0); err != nil {
-		return err
-	}
-	if err := dev.Flush(); err != nil {
-		return err
-	}
-	is, err := readSector0(dev)
-	if err == nil && !bytes.Equal(is, sector) {
-		err = fmt.Errorf("read back %s: sector 0 is not what was written", dev.Path())
-	}
-	return err
-}
-
-func readSector0(dev *disk.Device) ([]byte, error) {
-	return dev.ReadSectors(0, int64(dev.SectorSize()))
-}
-
-// writeRanges takes the image from RAM and writes each range that is what gather saw,
+// writeImage takes the image from RAM and writes each range that is what gather saw,
 // all but the first sector.
-func (r *Run) writeRanges(ctx context.Context, g *Gathered, dev *disk.Device) (int64, error) {
+func (r *Run) writeImage(ctx context.Context, g *Gathered, dev *disk.Device) (int64, error) {
 	src, err := r.source(g)
 	if err != nil {
 		return 0, err
 	}
-	pool, err := image.NewPool(buffers, disk.Buffer)
-	if err != nil {
-		return 0, errors.Join(err, src.Close())
-	}
-	bar := r.Report.Progress("write", g.Map.Bytes)
-	n, err := image.Each(ctx, src, pool, nil, func(part image.Range) error {
-		if err := g.Map.Check(part); err != nil {
-			return err
-		}
-		if err := writeRange(dev, part); err != nil {
-			return err
-		}
-		bar.Add(int64(len(part.Data)))
-		fault.At("write range")
-		return nil
+	bar := r.Report.Progress("write", g.Map.MappedBytes())
+	result, err := imaging.Write(ctx, imaging.Job{
+		Device: dev, Source: src, Map: &g.Map, Unmapped: imaging.Unmapped(r.Config.Target.Unmapped),
+		Progress: bar.Add,
+		Written:  func() { fault.At("write range") },
+		Warn:     func(err error) { r.warn("%v", err) },
 	})
-	if err == nil && n != g.Map.Bytes {
-		err = fmt.Errorf("read image from RAM: %d bytes, expected %d", n, g.Map.Bytes)
-	}
-	if err := errors.Join(err, src.Close(), pool.Release(disk.FreeBuffer)); err != nil {
+	if err := errors.Join(err, src.Close()); err != nil {
 		return 0, err
 	}
 	bar.Done()
-	return n, nil
+	return result.Bytes, nil
 }
 
-func writeRange(dev *disk.Device, part image.Range) error {
-	data, off := part.Data, part.Off
-	if part.Index == 0 {
-		// The first sector holds the machine until it lands.
-		data, off = data[dev.SectorSize():], int64(dev.SectorSize())
-	}
-	if part.Zero {
-		return dev.Zero(off, int64(len(data)))
-	}
-	return dev.WriteAt(data, off)
-}
-
-// tail does to the disk behind the image what the configuration says.
-func (r *Run) tail(g *Gathered, dev *disk.Device) error {
-	off, n := g.Map.Bytes, dev.Bytes()-g.Map.Bytes
-	n -= n % int64(dev.SectorSize())
-	switch {
-	case n == 0:
-		return nil
-	case r.Config.Target.Unmapped == "zero":
-		return dev.Zero(off, n)
-	case r.Config.Target.Unmapped == "discard":
-		if err := dev.Discard(off, n); err != nil {
-			r.warn("%v", err) // it was advice, which some disks take badly
-		}
-	}
-	return nil
-}
-
-// readBack compares the disk with the map, past the page cache.
+// readBack compares the disk with the map; its first sector is the holding code yet.
 func (r *Run) readBack(ctx context.Context, g *Gathered, dev *disk.Device) error {
-	pool, err := image.NewPool(buffers, disk.Buffer)
-	if err != nil {
-		return err
-	}
-	bar := r.Report.Progress("compare", g.Map.Bytes)
-	src := &deviceSource{dev: dev, end: g.Map.Bytes}
-	_, err = image.Each(ctx, src, pool, nil, func(part image.Range) error {
-		if part.Index == 0 && !part.Zero { // the holding code is not zeros
-			copy(part.Data, g.Sector0)
-		}
-		bar.Add(int64(len(part.Data)))
-		if err := g.Map.Check(part); err != nil {
-			return fmt.Errorf("read back %s: the disk does not hold what was written: %w", dev.Path(), err)
-		}
-		return nil
-	})
-	if err := errors.Join(err, pool.Release(disk.FreeBuffer)); err != nil {
+	bar := r.Report.Progress("compare", g.Map.MappedBytes())
+	if err := imaging.ReadBack(ctx, dev, &g.Map, g.Sector0, bar.Add); err != nil {
 		return err
 	}
 	bar.Done()
@@ -241,30 +159,10 @@ func (r *Run) Land(_ context.Context, done *Restored) (_ *Landed, err error) {
 	if err := dev.Flush(); err != nil {
 		return nil, err
 	}
-	if err := writeSector0(dev, done.Sector0); err != nil {
+	if err := imaging.WriteSector0(dev, done.Sector0); err != nil {
 		return nil, err
 	}
 	finish(int64(len(done.Sector0)))
 	r.Report.Printf("landed   %s boots its new system", done.Disk.Path)
 	return &Landed{}, nil
-}
-
-// deviceSource reads a disk from its beginning to an offset. The memory that it is
-// given has to be aligned, as the buffers of a Pool are.
-type deviceSource struct {
-	dev      *disk.Device
-	off, end int64
-}
-
-// Next reads as much as fits.
-func (d *deviceSource) Next(buf []byte) (image.Chunk, error) {
-	n := min(int64(len(buf)), d.end-d.off)
-	if n == 0 {
-		return image.Chunk{}, io.EOF
-	}
-	if err := d.dev.ReadAt(buf[:n], d.off); err != nil {
-		return image.Chunk{}, err
-	}
-	d.off += n
-	return image.Chunk{Data: buf[:n]}, nil
 }

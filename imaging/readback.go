@@ -1,0 +1,61 @@
+package imaging
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"reimager/disk"
+	"reimager/image"
+)
+
+// readers is how many ranges are read back at a time: a disk is kept busy while
+// others are digested.
+const readers = 4
+
+// ReadBack compares a disk with a map, past the page cache. sector0 is what the
+// first sector has to be compared as, since it is written last; nil takes it from
+// the disk, too.
+func ReadBack(ctx context.Context, dev *disk.Device, m *image.Map, sector0 []byte, progress func(bytes int64)) error {
+	pool, err := image.NewPool(readers, disk.Buffer)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next atomic.Int64
+	var running sync.WaitGroup
+	for range readers {
+		running.Go(func() {
+			buf := pool.Take()
+			defer pool.Put(buf)
+			for i := int(next.Add(1)) - 1; i < len(m.Ranges) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
+				if err := compare(dev, m, i, buf[:m.Ranges[i].Bytes], sector0); err != nil {
+					cancel(err)
+					return
+				}
+				if progress != nil {
+					progress(m.Ranges[i].Bytes)
+				}
+			}
+		})
+	}
+	running.Wait()
+	return errors.Join(context.Cause(ctx), pool.Release(disk.FreeBuffer))
+}
+
+func compare(dev *disk.Device, m *image.Map, i int, buf, sector0 []byte) error {
+	off := m.Ranges[i].Off
+	if err := dev.ReadAt(buf, off); err != nil {
+		return fmt.Errorf("read back %s: %w", dev.Path(), err)
+	}
+	if off == 0 {
+		copy(buf, sector0)
+	}
+	if err := m.Check(image.Range{Index: i, Off: off, Data: buf, Zero: image.AllZero(buf)}); err != nil {
+		return fmt.Errorf("read back %s: the disk does not hold what was written: %w", dev.Path(), err)
+	}
+	return nil
+}

@@ -1,0 +1,216 @@
+// Package imaging is the engine: it brings a decoded image onto a disk, range by
+// range, and reads it back. It is the same for a run of the initrd and for
+// `reimager write`.
+//
+// What is written was verified just before, in the very memory that it is written
+// from. Sector 0 is never written here: it decides whether a disk boots, so that it
+// is the caller's to write last.
+package imaging
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"reimager/disk"
+	"reimager/image"
+	"reimager/report"
+)
+
+// Buffers is how many ranges of image.RangeBytes are in memory at a time: enough to
+// decode, digest and write at once on two cores with several requests in flight.
+const Buffers = 6
+
+// Unmapped says what happens to the disk outside the block map.
+type Unmapped string
+
+// What may happen to it.
+const (
+	Leave   Unmapped = "leave"
+	Discard Unmapped = "discard" // the disk is told that it isn't needed; what is read then is undefined
+	Zero    Unmapped = "zero"    // no trace of what was there
+)
+
+// Job is an image on its way to a disk.
+type Job struct {
+	Device *disk.Device
+	Source image.Source
+	// Map says what the image has to be. Without one all of it is written, and the
+	// map is made on the way.
+	Map      *image.Map
+	Unmapped Unmapped
+	// Keep is never touched, whether it is mapped or not mapped. A map that claims
+	// some of it is refused.
+	Keep []image.Extent
+	// NoDigests spares the digests of an image without a map, for a caller who will
+	// not read back. The map of the Result has no ranges then.
+	NoDigests bool
+	// Progress is told how many bytes of the image were dealt with since the last
+	// time, from several goroutines; it may be nil.
+	Progress func(bytes int64)
+	// Written is called after each range that was written; it may be nil.
+	Written func()
+	// Warn takes what stops nothing: a disk that refuses to discard.
+	Warn func(error)
+}
+
+// Result is what was written.
+type Result struct {
+	Map *image.Map
+	// Sector0 is the first sector of the image, not written yet; nil if the map
+	// leaves it out.
+	Sector0 []byte
+	// Bytes is how much of the disk was written or zeroed.
+	Bytes int64
+}
+
+// Write writes an image but for its sector 0, treats the rest of the disk as it is
+// told, and flushes. After an error the disk holds some of the image.
+func Write(ctx context.Context, job Job) (*Result, error) {
+	if err := job.check(); err != nil {
+		return nil, err
+	}
+	pool, err := image.NewPool(Buffers, disk.Buffer)
+	if err != nil {
+		return nil, err
+	}
+	w := &writer{Job: job, recorder: &image.Recorder{}, sector: int64(job.Device.SectorSize())}
+	n, err := image.Each(ctx, job.Source, job.Map, pool, nil, w.write)
+	if err := errors.Join(err, pool.Release(disk.FreeBuffer)); err != nil {
+		return nil, err
+	}
+	if w.Map == nil {
+		if n == 0 || n%w.sector != 0 {
+			return nil, report.Hint(fmt.Errorf("write %s: the image has %d bytes, not a whole number of sectors of %d", job.Device.Path(), n, w.sector),
+				"it was cut short, or made for another disk")
+		}
+		w.Map = w.recorder.Map(n)
+	}
+	if err := w.unmapped(n); err != nil {
+		return nil, err
+	}
+	if err := job.Device.Flush(); err != nil {
+		return nil, err
+	}
+	return &Result{Map: w.Map, Sector0: w.sector0, Bytes: w.bytes.Load()}, nil
+}
+
+// check refuses what cannot be written, before anything is.
+func (job *Job) check() error {
+	if job.Map == nil {
+		return nil
+	}
+	dev, sector := job.Device, int64(job.Device.SectorSize())
+	if job.Map.Bytes > dev.Bytes() {
+		return tooSmall(dev, job.Map.Bytes)
+	}
+	if job.Map.Bytes%sector != 0 {
+		return fmt.Errorf("write %s: the image has %d bytes, not a whole number of sectors of %d", dev.Path(), job.Map.Bytes, sector)
+	}
+	for _, r := range job.Map.Ranges {
+		if r.Off%sector != 0 || r.Bytes%sector != 0 {
+			return fmt.Errorf("write %s: the block map has %d bytes at %d, not whole sectors of %d", dev.Path(), r.Bytes, r.Off, sector)
+		}
+		if k, is := overlap(r.Extent, job.Keep); is {
+			return fmt.Errorf("write %s: the block map has %d bytes at %d, which lie in the %d bytes at %d that must not be touched", dev.Path(), r.Bytes, r.Off, k.Bytes, k.Off)
+		}
+	}
+	return nil
+}
+
+func tooSmall(dev *disk.Device, need int64) error {
+	return report.Hint(fmt.Errorf("write %s: it has %d bytes, the image %d", dev.Path(), dev.Bytes(), need), "use a smaller image, or a larger disk")
+}
+
+func overlap(e image.Extent, keep []image.Extent) (image.Extent, bool) {
+	for _, k := range keep {
+		if e.Off < k.End() && k.Off < e.End() {
+			return k, true
+		}
+	}
+	return image.Extent{}, false
+}
+
+// writer is a job under way; its methods run in several goroutines.
+type writer struct {
+	Job
+	recorder *image.Recorder
+	sector   int64
+	sector0  []byte // set by the one goroutine that has the first range
+	bytes    atomic.Int64
+}
+
+func (w *writer) write(part image.Range) error {
+	if w.Map != nil {
+		if err := w.Map.Check(part); err != nil {
+			return err
+		}
+	} else {
+		if end := part.Off + int64(len(part.Data)); end > w.Device.Bytes() {
+			return tooSmall(w.Device, end)
+		}
+		if k, is := overlap(image.Extent{Off: part.Off, Bytes: int64(len(part.Data))}, w.Keep); is {
+			return fmt.Errorf("write %s: the image has data in the %d bytes at %d that must not be touched", w.Device.Path(), k.Bytes, k.Off)
+		}
+		if len(part.Data)%int(w.sector) != 0 {
+			return nil // only the last can be; Write says so
+		}
+		if !w.NoDigests {
+			w.recorder.Note(part)
+		}
+	}
+	if err := w.put(part); err != nil {
+		return err
+	}
+	w.bytes.Add(int64(len(part.Data)))
+	if w.Progress != nil {
+		w.Progress(int64(len(part.Data)))
+	}
+	if w.Written != nil {
+		w.Written()
+	}
+	return nil
+}
+
+// put writes a range, all but sector 0.
+func (w *writer) put(part image.Range) error {
+	data, off := part.Data, part.Off
+	if off == 0 {
+		w.sector0 = make([]byte, w.sector)
+		if !part.Zero {
+			copy(w.sector0, data)
+		}
+		data, off = data[w.sector:], w.sector
+	}
+	if part.Zero {
+		return w.Device.Zero(off, int64(len(data)))
+	}
+	return w.Device.WriteAt(data, off)
+}
+
+// unmapped treats what lies outside the map of an image of that many bytes.
+func (w *writer) unmapped(imageBytes int64) error {
+	if w.Unmapped != Zero && w.Unmapped != Discard {
+		return nil
+	}
+	keep := append([]image.Extent{{Off: 0, Bytes: w.sector}}, w.Keep...)
+	free := w.Map.Unmapped(w.Device.Bytes(), keep)
+	if w.NoDigests {
+		free = image.Complement(append(keep, image.Extent{Off: 0, Bytes: imageBytes}), w.Device.Bytes())
+	}
+	for _, e := range image.Inward(free, w.sector) {
+		if w.Unmapped == Zero {
+			if err := w.Device.Zero(e.Off, e.Bytes); err != nil {
+				return err
+			}
+			w.bytes.Add(e.Bytes)
+			continue
+		}
+		if err := w.Device.Discard(e.Off, e.Bytes); err != nil && w.Warn != nil {
+			w.Warn(err) // it was advice, which some disks take badly
+			return nil
+		}
+	}
+	return nil
+}
