@@ -25,6 +25,7 @@ func rules() map[string]struct {
 	}
 	base := []string{"report"}
 	stages := []string{"boot", "config", "disk", "fault", "image", "image/bzip2", "image/zstd", "imaging", "kmod", "report", "retain", "wake"}
+	build := []string{"boot", "config", "disk", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain"}
 	return map[string]rule{
 		"report":      {nil, "everything reports, so it may depend on nothing"},
 		"fault":       {nil, "it has to vanish from a real init"},
@@ -42,8 +43,11 @@ func rules() map[string]struct {
 		"cli":         {base, "commands share it"},
 		"stages":      {stages, "stages put the rooms together"},
 		"init":        {append([]string{"stages"}, stages...), "PID 1 carries nothing that a run does not need"},
-		"imagebuild":  {[]string{"cli", "config", "disk", "image", "image/bzip2", "initramfs", "kmod", "report", "retain"}, "a build host has no machine to wake or boot"},
-		"reimager":    {append([]string{"cli", "initramfs", "stages"}, stages...), "the machine's side uses every room"},
+		"initrd":      {[]string{"boot", "config", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain"}, "builder and machine read what was baked alike"},
+		"filesystem":  {append([]string{"disk"}, base...), "only the builder looks into filesystems; init mounts them"},
+		"pack":        {append([]string{"filesystem", "initrd"}, build...), "it makes releases; whoever reads them must not link what makes them"},
+		"imagebuild":  {append([]string{"cli", "filesystem", "initrd", "pack"}, build...), "a build host has no machine to wake"},
+		"reimager":    {append([]string{"cli", "initramfs", "initrd", "stages"}, stages...), "the machine's side uses every room"},
 	}
 }
 

@@ -9,3 +9,8 @@ const (
 	ModuleDir         = "/lib/modules/reimager"
 	ModuleIndexPath   = ModuleDir + "/index"
 )
+
+// ReserveBytes is the memory that a run needs beside image and retained files: the
+// decoder's, the ranges under way, two Go programs, the kernel's own buffers. The
+// QEMU tests hold the measured peak against it.
+const ReserveBytes = 128 << 20

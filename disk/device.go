@@ -102,6 +102,9 @@ func (d *Device) Bytes() int64 { return d.bytes }
 // SectorSize is the size of a logical sector in bytes.
 func (d *Device) SectorSize() int { return d.sector }
 
+// IsDisk tells a block device from a file in its place.
+func (d *Device) IsDisk() bool { return d.block }
+
 // Path is the name that the disk was opened by.
 func (d *Device) Path() string { return d.path }
 
@@ -162,17 +165,36 @@ func (d *Device) each(op string, p []byte, off int64, do transfer) error {
 }
 
 func (d *Device) whole(p []byte, off int64, do transfer) error {
+	cached := d.block
 	for len(p) > 0 {
 		n, err := do(int(d.f.Fd()), p, off)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
+		case errors.Is(err, unix.EINVAL) && !cached:
+			// A file's filesystem may want larger blocks than a disk has sectors.
+			cached = true
+			if err := d.undirect(); err != nil {
+				return err
+			}
 		case err != nil:
 			return err
 		case n == 0:
 			return fmt.Errorf("disk ends at byte %d of %d", off, d.bytes)
 		}
 		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// undirect makes a file go through the page cache.
+func (d *Device) undirect() error {
+	flags, err := unix.FcntlInt(d.f.Fd(), unix.F_GETFL, 0)
+	if err == nil {
+		_, err = unix.FcntlInt(d.f.Fd(), unix.F_SETFL, flags&^unix.O_DIRECT)
+	}
+	if err != nil {
+		return fmt.Errorf("open %s through the page cache: %w", d.path, err)
 	}
 	return nil
 }
@@ -201,7 +223,8 @@ func (d *Device) zeroFast(off, n int64) error {
 		span := [2]uint64{uint64(off), uint64(n)}
 		return d.ioctl(unix.BLKZEROOUT, unsafe.Pointer(&span))
 	}
-	return unix.Fallocate(int(d.f.Fd()), unix.FALLOC_FL_ZERO_RANGE, off, n)
+	// A hole reads as zeros and takes no space.
+	return unix.Fallocate(int(d.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 }
 
 func (d *Device) writeZeros(off, n int64) error {

@@ -21,6 +21,8 @@ import (
 type Sysfs struct {
 	Sys string // "/sys" if empty
 	Dev string // "/dev" if empty
+	// Proc shows who uses them; "/proc" if empty.
+	Proc string
 }
 
 // Disk is a whole disk as the kernel knows it.

@@ -62,13 +62,14 @@ func Probe(r io.ReaderAt) (Filesystem, error) {
 		return Filesystem{Type: "xfs", UUID: uuid(b[32:48]), Label: cString(b[108:120])}, nil
 	case binary.LittleEndian.Uint16(b[1024+56:]) == 0xef53:
 		return ext(b[1024:]), nil
+	case b[510] == 0x55 && b[511] == 0xaa && (string(b[82:87]) == "FAT32" || string(b[54:57]) == "FAT"):
+		// Before swap: mkfs.vfat leaves an old swap signature, mkswap clears an old boot sector.
+		return fat(b), nil
 	case hasAt(b, "SWAPSPACE2", 4086, 65526):
 		return Filesystem{Type: "swap", UUID: uuid(b[1036:1052]), Label: cString(b[1052:1068])}, nil
 	case string(b[64<<10+64:][:8]) == "_BHRfS_M":
 		sb := b[64<<10:]
 		return Filesystem{Type: "btrfs", UUID: uuid(sb[32:48]), Label: cString(sb[0x12b:][:256])}, nil
-	case b[510] == 0x55 && b[511] == 0xaa && (string(b[82:87]) == "FAT32" || string(b[54:57]) == "FAT"):
-		return fat(b), nil
 	}
 	return Filesystem{}, nil
 }

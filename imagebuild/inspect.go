@@ -1,13 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
-	"path"
+	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -15,10 +14,8 @@ import (
 
 	"reimager/config"
 	"reimager/disk"
-	"reimager/image"
 	"reimager/initramfs"
-	"reimager/kmod"
-	"reimager/retain"
+	"reimager/initrd"
 )
 
 // inside is what imagebuild inspect shows, and its JSON.
@@ -49,13 +46,21 @@ type insideFile struct {
 func inspectCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "inspect INITRD",
-		Short: "Show what is in an initrd",
-		Long: `Shows what an initrd of imagebuild holds: the kernel it is for, its modules, the
-configuration, the retention list, the trusted keys, and every file with its
-mode, size and SHA-256. It checks them as init will.`,
+		Use:   "inspect RELEASE/|INITRD",
+		Short: "Show what is in a release or an initrd",
+		Long: `Shows what a release's manifest says, or what an initrd of imagebuild holds: the
+kernel it is for, its modules, the configuration, the retention list, the trusted
+keys, and every file with its mode, size and SHA-256. It checks them as init will;
+that the files of a release are whole is imagebuild verify's to say.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			info, err := os.Stat(args[0])
+			if err != nil {
+				return fmt.Errorf("inspect: %w", err)
+			}
+			if info.IsDir() {
+				return inspectRelease(args[0], asJSON, c.OutOrStdout())
+			}
 			in, err := look(args[0])
 			if err != nil {
 				return err
@@ -68,46 +73,35 @@ mode, size and SHA-256. It checks them as init will.`,
 			return in.print(c.OutOrStdout())
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON; for a release, the manifest")
 	return c
 }
 
 func look(name string) (*inside, error) {
-	a, err := initramfs.ReadFile(name)
+	read, err := initrd.Read(name)
 	if err != nil {
 		return nil, err
 	}
-	in := &inside{Keys: []insideKey{}}
-	text, err := a.Content(config.FilePath)
-	if err != nil {
-		return nil, fmt.Errorf("inspect %s: not an initrd of imagebuild: %w", name, err)
+	in := &inside{Keys: []insideKey{}, Kernel: read.Index.Kernel, First: read.Index.First}
+	for _, k := range read.Keys {
+		in.Keys = append(in.Keys, insideKey{k.Name, k.ID()})
 	}
-	if _, err := config.Parse("reimager.toml", text); err != nil {
+	text, err := read.Archive.Content(config.FilePath)
+	if err != nil {
 		return nil, err
 	}
 	in.Config = string(text)
-	if text, err = a.Content(config.RetentionListPath); err != nil {
-		return nil, err
-	}
-	if _, err := retain.ParseList("retentionlist", bytes.NewReader(text)); err != nil {
+	if text, err = read.Archive.Content(config.RetentionListPath); err != nil {
 		return nil, err
 	}
 	in.Retain = strings.Split(strings.TrimRight(string(text), "\n"), "\n")
-	if text, err = a.Content(config.ModuleIndexPath); err != nil {
-		return nil, err
-	}
-	x, err := kmod.DecodeIndex(bytes.NewReader(text))
-	if err != nil {
-		return nil, err
-	}
-	in.Kernel, in.First = x.Kernel, x.First
-	for _, m := range x.Modules {
+	for _, m := range read.Index.Modules {
 		in.Modules = append(in.Modules, m.Name)
 	}
-	for _, b := range x.BuiltIns {
+	for _, b := range read.Index.BuiltIns {
 		in.BuiltIn = append(in.BuiltIn, b.Name)
 	}
-	return in, in.addFiles(a)
+	return in, in.addFiles(read.Archive)
 }
 
 func (in *inside) addFiles(a *initramfs.Archive) error {
@@ -125,13 +119,6 @@ func (in *inside) addFiles(a *initramfs.Archive) error {
 		case regular:
 			sum := sha256.Sum256(content)
 			f.Bytes, f.SHA256 = len(content), hex.EncodeToString(sum[:])
-		}
-		if path.Dir(name) == config.KeyDir {
-			key, err := image.ParseKey(name, content)
-			if err != nil {
-				return err
-			}
-			in.Keys = append(in.Keys, insideKey{path.Base(name), key.ID()})
 		}
 		in.Files = append(in.Files, f)
 	}

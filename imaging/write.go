@@ -68,7 +68,7 @@ type Result struct {
 // Write writes an image but for its sector 0, treats the rest of the disk as it is
 // told, and flushes. After an error the disk holds some of the image.
 func Write(ctx context.Context, job Job) (*Result, error) {
-	if err := job.check(); err != nil {
+	if err := job.Check(); err != nil {
 		return nil, err
 	}
 	pool, err := image.NewPool(Buffers, disk.Buffer)
@@ -96,8 +96,8 @@ func Write(ctx context.Context, job Job) (*Result, error) {
 	return &Result{Map: w.Map, Sector0: w.sector0, Bytes: w.bytes.Load()}, nil
 }
 
-// check refuses what cannot be written, before anything is.
-func (job *Job) check() error {
+// Check refuses what cannot be written, before anything is.
+func (job *Job) Check() error {
 	if job.Map == nil {
 		return nil
 	}
@@ -113,7 +113,7 @@ func (job *Job) check() error {
 			return fmt.Errorf("write %s: the block map has %d bytes at %d, not whole sectors of %d", dev.Path(), r.Bytes, r.Off, sector)
 		}
 		if k, is := overlap(r.Extent, job.Keep); is {
-			return fmt.Errorf("write %s: the block map has %d bytes at %d, which lie in the %d bytes at %d that must not be touched", dev.Path(), r.Bytes, r.Off, k.Bytes, k.Off)
+			return errKept(dev, r.Extent, k)
 		}
 	}
 	return nil
@@ -121,6 +121,10 @@ func (job *Job) check() error {
 
 func tooSmall(dev *disk.Device, need int64) error {
 	return report.Hint(fmt.Errorf("write %s: it has %d bytes, the image %d", dev.Path(), dev.Bytes(), need), "use a smaller image, or a larger disk")
+}
+
+func errKept(dev *disk.Device, e, kept image.Extent) error {
+	return fmt.Errorf("write %s: the image has data in the %d bytes at %d, of which the %d bytes at %d must not be touched", dev.Path(), e.Bytes, e.Off, kept.Bytes, kept.Off)
 }
 
 func overlap(e image.Extent, keep []image.Extent) (image.Extent, bool) {
@@ -150,8 +154,9 @@ func (w *writer) write(part image.Range) error {
 		if end := part.Off + int64(len(part.Data)); end > w.Device.Bytes() {
 			return tooSmall(w.Device, end)
 		}
-		if k, is := overlap(image.Extent{Off: part.Off, Bytes: int64(len(part.Data))}, w.Keep); is {
-			return fmt.Errorf("write %s: the image has data in the %d bytes at %d that must not be touched", w.Device.Path(), k.Bytes, k.Off)
+		e := image.Extent{Off: part.Off, Bytes: int64(len(part.Data))}
+		if k, is := overlap(e, w.Keep); is {
+			return errKept(w.Device, e, k)
 		}
 		if len(part.Data)%int(w.sector) != 0 {
 			return nil // only the last can be; Write says so

@@ -39,11 +39,12 @@ const (
 func armCommand() *cobra.Command {
 	var reboot bool
 	c := &cobra.Command{
-		Use:   "arm [--reboot] DIR",
+		Use:   "arm [--reboot] RELEASE",
 		Short: "Replace the operating system at the next boot",
 		Long: `Arms this machine: at its next boot GRUB starts the reimager once, which replaces
-the operating system with the image in DIR. DIR holds three files, known by their
-content: a kernel, an initrd of imagebuild, and a compressed disk image.
+the operating system with the image in RELEASE, a directory of imagebuild pack, or
+one with three files, known by their content: a kernel, an initrd of imagebuild, and
+a compressed disk image.
 
 Kernel, initrd and a job are copied to /boot/reimager, an entry is added to
 GRUB's custom.cfg, and next_entry is set in its environment; nothing else of the
@@ -134,7 +135,14 @@ func newJob(r *release, out io.Writer) (*config.Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	where, err := locate(r.image)
+	source := r.image
+	if r.packed != nil {
+		source = r.packed.dir
+		if err := r.packed.manifest.CheckDisk(target.String(), target.Bytes, target.SectorSize); err != nil {
+			return nil, err
+		}
+	}
+	where, err := locate(source)
 	if err != nil {
 		return nil, report.Hint(err, "put the release on a plain partition of this machine")
 	}
@@ -142,6 +150,17 @@ func newJob(r *release, out io.Writer) (*config.Job, error) {
 	fmt.Fprintf(out, "reading %s\n", r.image)
 	if image.SHA256, image.Bytes, err = digest(r.image); err != nil {
 		return nil, err
+	}
+	if r.packed != nil {
+		m := r.packed.manifest
+		if image.SHA256 != m.Image.SHA256.String() {
+			return nil, report.Hint(fmt.Errorf("check release: %s has the SHA-256 %s, expected %s as in the manifest", r.image, image.SHA256, m.Image.SHA256), "it was changed or cut short; copy the release again")
+		}
+		signed := "not signed"
+		if r.packed.signedBy != nil {
+			signed = "signed by " + r.packed.signedBy.ID()
+		}
+		fmt.Fprintf(out, "release %s, counter %d, %s\n", m, m.Counter, signed)
 	}
 	identity, err := identify(target)
 	if err != nil {

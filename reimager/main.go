@@ -40,6 +40,8 @@ boot, and gives the machine its own files back.
   reimager arm DIR             do it at the next boot, whenever that is
   reimager disarm              don't
   reimager log                 how did the last run end, if it failed?
+  reimager write IMAGE DISK    write an image to another disk by hand
+  reimager cat IMAGE           decode an image
 
 Exit status: 0 done, 1 failed, 2 wrong usage.`,
 		Version: version,
@@ -47,6 +49,6 @@ Exit status: 0 done, 1 failed, 2 wrong usage.`,
 			return cli.Usagef("no command given; see reimager --help")
 		},
 	}
-	root.AddCommand(armCommand(), disarmCommand(), logCommand())
+	root.AddCommand(armCommand(), disarmCommand(), logCommand(), writeCommand(), catCommand())
 	return cli.Execute(root, args, stdout, stderr)
 }

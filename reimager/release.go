@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -13,18 +12,72 @@ import (
 	"reimager/config"
 	"reimager/image"
 	"reimager/initramfs"
-	"reimager/kmod"
+	"reimager/initrd"
 	"reimager/report"
 )
 
-// release is what a directory holds to replace a machine: each of the three is
-// known by its content, whatever its name.
+// release is what a directory holds to replace a machine: a release of imagebuild
+// pack, or kernel, initrd and image, each known by its content, whatever its name.
 type release struct {
 	kernel, initrd, image string // paths
 	config                *config.Config
+	packed                *packed // nil: three files without a manifest
+}
+
+// packed is what a manifest says; its signature is one that the initrd trusts.
+type packed struct {
+	dir      string
+	manifest *image.Manifest
+	signedBy *image.Key
 }
 
 func readRelease(dir string) (*release, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read release: %w", err)
+	}
+	defer root.Close()
+	if image.IsRelease(root) {
+		return readPacked(dir, root)
+	}
+	return readFiles(dir)
+}
+
+// readPacked checks all of a release but its image, which newJob reads anyway.
+func readPacked(dir string, root *os.Root) (*release, error) {
+	// The keys are in the initrd, for which the manifest vouches: a second look at the
+	// manifest then has them.
+	open := func(trust image.Trust) (*image.Release, error) { return image.OpenRelease(root, trust) }
+	unproven, err := open(image.Trust{Unsigned: true, Unchecked: true})
+	if err != nil {
+		return nil, err
+	}
+	m := unproven.Manifest
+	if m.Kernel == nil || m.Initrd == nil {
+		return nil, report.Hint(fmt.Errorf("read release %s: there is no kernel and initrd in it", dir), "pack it with --kernel and --initrd")
+	}
+	r := &release{kernel: filepath.Join(dir, m.Kernel.Name), initrd: filepath.Join(dir, m.Initrd.Name), image: filepath.Join(dir, m.Image.Name)}
+	for _, f := range []image.File{m.Kernel.File, m.Initrd.File} {
+		if _, err := unproven.Read(f); err != nil {
+			return nil, err
+		}
+	}
+	keys, err := r.checkInitrd()
+	if err != nil {
+		return nil, err
+	}
+	proven, err := open(image.Trust{Keys: keys, Unsigned: r.config.Trust.Signature == "if-present"})
+	if err != nil {
+		return nil, err
+	}
+	if proven.Digest != unproven.Digest {
+		return nil, fmt.Errorf("read release %s: %s changed while it was read", dir, image.ManifestName)
+	}
+	r.packed = &packed{dir: dir, manifest: m, signedBy: proven.SignedBy}
+	return r, m.CheckCompatible(r.config.Machine.Compatible)
+}
+
+func readFiles(dir string) (*release, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("read release: %w", err)
@@ -58,7 +111,8 @@ func readRelease(dir string) (*release, error) {
 	if err := errors.Join(all...); err != nil {
 		return nil, report.Hint(err, "the directory has to hold one kernel, one initrd of imagebuild, and one disk image")
 	}
-	return r, r.checkInitrd()
+	_, err = r.checkInitrd()
+	return r, err
 }
 
 // classify tells by its content what a file is: kernel, initrd, image, or "" for
@@ -89,39 +143,21 @@ func classify(name string) (string, error) {
 	return "", nil
 }
 
-// checkInitrd reads the configuration out of the initrd, and makes sure that its
-// modules are for the kernel beside it: any other would boot and find no disk.
-func (r *release) checkInitrd() error {
-	a, err := initramfs.ReadFile(r.initrd)
+// checkInitrd reads the configuration out of the initrd, and the keys that it trusts,
+// and makes sure that its modules are for the kernel beside it.
+func (r *release) checkInitrd() ([]image.Key, error) {
+	in, err := initrd.Read(r.initrd)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	text, err := a.Content(config.FilePath)
-	if err != nil {
-		return report.Hint(fmt.Errorf("check initrd %s: %w", r.initrd, err), "build it with imagebuild initrd")
-	}
-	if r.config, err = config.Parse(r.initrd+":reimager.toml", text); err != nil {
-		return err
-	}
-	if text, err = a.Content(config.ModuleIndexPath); err != nil {
-		return fmt.Errorf("check initrd %s: %w", r.initrd, err)
-	}
-	index, err := kmod.DecodeIndex(bytes.NewReader(text))
-	if err != nil {
-		return fmt.Errorf("check initrd %s: %w", r.initrd, err)
-	}
+	r.config = in.Config
 	f, err := os.Open(r.kernel)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
-	kernel, err := boot.KernelVersion(f)
-	if err != nil {
-		return fmt.Errorf("check kernel %s: %w", r.kernel, err)
+	if _, err := in.CheckKernel(f); err != nil {
+		return nil, fmt.Errorf("check release %s: %w", filepath.Dir(r.kernel), err)
 	}
-	if kernel != index.Kernel && len(index.Modules) > 0 {
-		return report.Hint(fmt.Errorf("check release: the kernel is %s, but the initrd has modules for %s", kernel, index.Kernel),
-			"build the initrd with --modules /lib/modules/%s", kernel)
-	}
-	return nil
+	return in.Keys, nil
 }

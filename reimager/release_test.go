@@ -27,7 +27,7 @@ func kernel(version string) string {
 	return string(b)
 }
 
-func initrd(t *testing.T, version, configuration string) string {
+func bakedInitrd(t *testing.T, version, configuration string) string {
 	t.Helper()
 	x := &kmod.Index{Kernel: version, First: []string{"ahci"}, Modules: []kmod.IndexModule{{Name: "ahci", File: "ahci.ko"}}}
 	var index, out bytes.Buffer
@@ -35,7 +35,7 @@ func initrd(t *testing.T, version, configuration string) string {
 		t.Fatal(err)
 	}
 	a := initramfs.New()
-	for name, content := range map[string]string{config.FilePath: configuration, config.ModuleIndexPath: index.String()} {
+	for name, content := range map[string]string{config.FilePath: configuration, config.ModuleIndexPath: index.String(), config.RetentionListPath: ""} {
 		if err := a.File(name, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +48,7 @@ func initrd(t *testing.T, version, configuration string) string {
 
 func TestReadRelease(t *testing.T) {
 	good := map[string]string{
-		"vmlinuz": kernel("6.1.0-1"), "a.initrd": initrd(t, "6.1.0-1", ""), "new.img.bz2": "BZh9 and so on",
+		"vmlinuz": kernel("6.1.0-1"), "a.initrd": bakedInitrd(t, "6.1.0-1", ""), "new.img.bz2": "BZh9 and so on",
 		"new.img.bz2.minisig": "untrusted comment: x\n", "README": "read me",
 	}
 	with := func(change map[string]string) map[string]string {
@@ -69,8 +69,8 @@ func TestReadRelease(t *testing.T) {
 		{"empty", nil, "there is no kernel in it"},
 		{"two images", with(map[string]string{"other.xz": "\xfd7zXZ\x00"}), "2 files are each image"},
 		{"other kernel", with(map[string]string{"vmlinuz": kernel("6.1.0-2")}), "the kernel is 6.1.0-2, but the initrd has modules for 6.1.0-1"},
-		{"lifeboat required", with(map[string]string{"a.initrd": initrd(t, "6.1.0-1", "[power_cut]\nlifeboat = \"require\"\n")}), "no lifeboat"},
-		{"somebody else's initrd", with(map[string]string{"a.initrd": foreign(t)}), "not in the initrd"},
+		{"lifeboat required", with(map[string]string{"a.initrd": bakedInitrd(t, "6.1.0-1", "[power_cut]\nlifeboat = \"require\"\n")}), "no lifeboat"},
+		{"somebody else's initrd", with(map[string]string{"a.initrd": foreign(t)}), "not an initrd of imagebuild"},
 	} {
 		dir := t.TempDir()
 		for name, content := range tt.files {

@@ -11,17 +11,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"reimager/config"
 	"reimager/disk"
 	"reimager/fault"
 	"reimager/image"
 	"reimager/report"
 	"reimager/retain"
 )
-
-// reserveBytes is what a run needs beside image and archive: the decoder's
-// memory, the ranges under way, two Go programs, the kernel's own buffers.
-// The QEMU tests hold the measured peak against it.
-const reserveBytes = 128 << 20
 
 // take brings retained files and image into RAM.
 func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, from *offer) error {
@@ -63,16 +59,16 @@ func mountRAM(imageBytes, archiveBytes, stateBytes int64) (spare int64, err erro
 	if err != nil {
 		return 0, err
 	}
-	if need := imageBytes + archiveBytes + stateBytes + reserveBytes; need > available {
+	if need := imageBytes + archiveBytes + stateBytes + config.ReserveBytes; need > available {
 		return 0, report.Hint(fmt.Errorf("check memory: %s available, needed are %s: %s for the image, %s for retained files, %s to work",
-			disk.Size(available), disk.Size(need), disk.Size(imageBytes), disk.Size(archiveBytes), disk.Size(reserveBytes)),
+			disk.Size(available), disk.Size(need), disk.Size(imageBytes), disk.Size(archiveBytes), disk.Size(config.ReserveBytes)),
 			"make the image smaller (xz or zstd), retain less, or add memory")
 	}
 	if err := os.MkdirAll(ramDir, 0o700); err != nil {
 		return 0, err
 	}
 	taken := imageBytes + archiveBytes + stateBytes
-	spare = max(0, available-taken-2*reserveBytes)
+	spare = max(0, available-taken-2*config.ReserveBytes)
 	options := fmt.Sprintf("size=%d,mode=0700", taken+spare)
 	if err := unix.Mount("tmpfs", ramDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
 		return 0, fmt.Errorf("mount RAM for the image: %w", err)

@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +34,10 @@ type Spec struct {
 	Signed bool
 	// Flags are further arguments of imagebuild initrd.
 	Flags []string
+	// Pack makes a signed release of the image: "zst" or "bz2". PackFlags are further
+	// arguments of imagebuild pack.
+	Pack      string
+	PackFlags []string
 }
 
 // Kiosk is a machine before its replacement.
@@ -41,6 +47,7 @@ type Kiosk struct {
 	NewRaw   string // raw image of the new system
 	NewImage string // the same, compressed
 	Initrd   string
+	Release  string // directory, if it was packed
 	Kernel   lab.Kernel
 	Old, New lab.KioskSpec
 	Log      string // what imagebuild said
@@ -180,10 +187,40 @@ func Build(ctx context.Context, dir string, spec Spec) (*Kiosk, error) {
 		spec.Flags = append(spec.Flags, "--key", key)
 		k.Old.Data = append(k.Old.Data, lab.File{Path: "release/" + filepath.Base(signature), Mode: 0o644, Source: signature})
 	}
+	if spec.Pack != "" {
+		if err := imagebuild(ctx, "keygen", "--no-password", "-o", filepath.Join(dir, "fleet")); err != nil {
+			return nil, err
+		}
+		spec.Flags = append(spec.Flags, "--key", filepath.Join(dir, "fleet.pub"))
+	}
 	if err := k.bake(ctx, spec); err != nil {
 		return nil, err
 	}
+	if spec.Pack != "" {
+		if err := k.pack(ctx, spec); err != nil {
+			return nil, err
+		}
+	}
 	return k, k.buildOld(ctx, spec)
+}
+
+// pack makes a signed release as an operator does.
+func (k *Kiosk) pack(ctx context.Context, spec Spec) error {
+	k.Release = filepath.Join(k.Dir, "release")
+	return imagebuild(ctx, append([]string{"pack", k.NewRaw, "-o", k.Release, "--format", spec.Pack, "--kernel", k.Kernel.Image,
+		"--initrd", k.Initrd, "--key", filepath.Join(k.Dir, "fleet.key"), "--name", "kiosk", "--version", "2.0"}, spec.PackFlags...)...)
+}
+
+// imagebuild runs the builder.
+func imagebuild(ctx context.Context, args ...string) error {
+	program, err := Program("imagebuild")
+	if err != nil {
+		return err
+	}
+	if out, err := exec.CommandContext(ctx, program, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("imagebuild %s: %w\n%s", args[0], err, out)
+	}
+	return nil
 }
 
 // bake makes the initrd as an operator does.
@@ -238,10 +275,20 @@ func (k *Kiosk) buildOld(ctx context.Context, spec Spec) error {
 	}
 	k.Old.Root = append(append(k.Old.Root, Kept()...), lab.File{Path: "usr/sbin/reimager", Mode: 0o755, Source: reimager})
 	k.Old.Log = append(k.Old.Log, lab.Text("till state.db", 0o600, strings.Repeat("state ", 20000)))
-	k.Old.Data = append(k.Old.Data,
-		lab.File{Path: "release/vmlinuz", Mode: 0o644, Source: k.Kernel.Image},
-		lab.File{Path: "release/reimager.initrd", Mode: 0o644, Source: k.Initrd},
-		lab.File{Path: "release/new.img.bz2", Mode: 0o644, Source: k.NewImage})
+	files := map[string]string{"vmlinuz": k.Kernel.Image, "reimager.initrd": k.Initrd, "new.img.bz2": k.NewImage}
+	if k.Release != "" {
+		files = map[string]string{}
+		entries, err := os.ReadDir(k.Release)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			files[e.Name()] = filepath.Join(k.Release, e.Name())
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		k.Old.Data = append(k.Old.Data, lab.File{Path: "release/" + name, Mode: 0o644, Source: files[name]})
+	}
 	if spec.OldData != nil {
 		more, err := spec.OldData(ctx, k.Kernel)
 		if err != nil {

@@ -1,0 +1,144 @@
+package disk
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Users says who uses a disk or anything on it: mounts, swap, what is stacked upon
+// it, processes that have it open. It is empty for a disk that nobody uses.
+func (s Sysfs) Users(d *Disk) ([]string, error) {
+	nodes := map[string]string{} // major:minor → path
+	dirs := []string{filepath.Join(s.sys(), "block", d.Name)}
+	nodes[readText(filepath.Join(dirs[0], "dev"))] = d.Path
+	paths := []string{d.Path}
+	for _, p := range d.Partitions {
+		dir := filepath.Join(dirs[0], p.Name)
+		nodes[readText(filepath.Join(dir, "dev"))] = p.Path
+		paths = append(paths, p.Path)
+		dirs = append(dirs, dir)
+	}
+	users, err := s.mountUsers(nodes, paths)
+	if err != nil {
+		return nil, err
+	}
+	users = append(users, s.swapUsers(paths)...)
+	for i, dir := range dirs {
+		entries, _ := os.ReadDir(filepath.Join(dir, "holders")) // a kernel without holders has no stacking
+		for _, e := range entries {
+			name := e.Name()
+			if n := readText(filepath.Join(s.sys(), "block", name, "dm/name")); n != "" {
+				name += " (" + n + ")"
+			}
+			users = append(users, fmt.Sprintf("%s is part of %s", paths[i], name))
+		}
+	}
+	return append(users, s.openBy(paths)...), nil
+}
+
+func (s Sysfs) proc() string {
+	if s.Proc == "" {
+		return "/proc"
+	}
+	return s.Proc
+}
+
+// mountUsers reads proc_pid_mountinfo(5): the third field is major:minor, the fifth
+// the mount point, and the second behind " - " the source, which for btrfs is the only
+// one that names the device.
+func (s Sysfs) mountUsers(nodes map[string]string, paths []string) ([]string, error) {
+	text, err := os.ReadFile(filepath.Join(s.proc(), "self/mountinfo"))
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	var users []string
+	for line := range strings.Lines(string(text)) {
+		head, tail, _ := strings.Cut(line, " - ")
+		fields, behind := strings.Fields(head), strings.Fields(tail)
+		if len(fields) < 5 || len(behind) < 2 {
+			continue
+		}
+		node, ok := nodes[fields[2]]
+		if !ok && slices.Contains(paths, behind[1]) {
+			node, ok = behind[1], true
+		}
+		if ok {
+			users = append(users, fmt.Sprintf("%s is mounted at %s", node, unescape(fields[4])))
+		}
+	}
+	return users, nil
+}
+
+func (s Sysfs) swapUsers(paths []string) []string {
+	text, err := os.ReadFile(filepath.Join(s.proc(), "swaps"))
+	if err != nil {
+		return nil // a kernel without swap
+	}
+	var users []string
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) > 0 && slices.Contains(paths, fields[0]) {
+			users = append(users, fields[0]+" is swap")
+		}
+	}
+	return users
+}
+
+// openBy names the processes that have a node open. Those of others are seen by root
+// only.
+func (s Sysfs) openBy(paths []string) []string {
+	links, _ := filepath.Glob(filepath.Join(s.proc(), "[0-9]*/fd/*"))
+	var users []string
+	for _, link := range links {
+		to, err := os.Readlink(link)
+		if err != nil || !slices.Contains(paths, to) {
+			continue
+		}
+		dir := filepath.Dir(filepath.Dir(link))
+		pid := filepath.Base(dir)
+		if pid == strconv.Itoa(os.Getpid()) {
+			continue
+		}
+		user := fmt.Sprintf("process %s (%s) has %s open", pid, readText(filepath.Join(dir, "comm")), to)
+		if !slices.Contains(users, user) {
+			users = append(users, user)
+		}
+	}
+	return users
+}
+
+// LoopOf returns the loop devices that a regular file is attached to.
+func (s Sysfs) LoopOf(file string) []string {
+	backing, _ := filepath.Glob(filepath.Join(s.sys(), "block/loop*/loop/backing_file"))
+	var loops []string
+	for _, name := range backing {
+		if readText(name) == file {
+			loops = append(loops, s.node(filepath.Base(filepath.Dir(filepath.Dir(name)))))
+		}
+	}
+	return loops
+}
+
+// ByNode returns the whole disk that a block device's node stands for. A partition is
+// an error that names its disk.
+func (s Sysfs) ByNode(major, minor uint32) (*Disk, error) {
+	dir, err := filepath.EvalSymlinks(filepath.Join(s.sys(), "dev/block", fmt.Sprintf("%d:%d", major, minor)))
+	if err != nil {
+		return nil, fmt.Errorf("find disk %d:%d: %w", major, minor, err)
+	}
+	name := filepath.Base(dir)
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
+		return nil, &PartitionError{Partition: s.node(name), Disk: s.node(filepath.Base(filepath.Dir(dir)))}
+	}
+	return s.Disk(name)
+}
+
+// PartitionError says that a partition was named where a whole disk is needed.
+type PartitionError struct{ Partition, Disk string }
+
+func (e *PartitionError) Error() string {
+	return fmt.Sprintf("%s is a partition of %s", e.Partition, e.Disk)
+}
