@@ -267,6 +267,10 @@ func (d *Device) Flush() error {
 	return nil
 }
 
+// ErrNotPartitioned says that the kernel looks for no partitions on a device, such as
+// a loop device that was not asked to.
+var ErrNotPartitioned = errors.New("the kernel does not partition this device")
+
 // Reread makes the kernel read the partition table anew. EBUSY is waited for,
 // since probing of the old partitions may still hold them for a moment.
 func (d *Device) Reread(ctx context.Context) error {
@@ -287,7 +291,7 @@ func (d *Device) Reread(ctx context.Context) error {
 	case errors.Is(err, unix.EBUSY):
 		return fmt.Errorf("reread partition table of %s: still busy after %s", d.path, attempts*pause)
 	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("reread partition table of %s: the kernel does not partition this device", d.path)
+		return fmt.Errorf("reread partition table of %s: %w", d.path, ErrNotPartitioned)
 	case err != nil:
 		return fmt.Errorf("reread partition table of %s: %w", d.path, err)
 	}

@@ -257,7 +257,7 @@ func (p *packer) addImage(ctx context.Context) (err error) {
 	if p.layout, err = readLayout(ctx, p.img, p.size); err != nil {
 		return fmt.Errorf("read image %s: %w", p.Disk, err)
 	}
-	raw := &masked{r: p.img, mapped: p.layout.mapped, end: p.size}
+	raw := &masked{f: p.img, mapped: p.layout.mapped, end: p.size}
 	if p.compressed {
 		raw.mapped = []image.Extent{{Off: 0, Bytes: p.size}} // its bytes are kept, those that nobody needs, too
 	}

@@ -15,12 +15,13 @@ import (
 )
 
 // masked reads an image with zeros in place of what is not mapped, so that what was
-// deleted neither travels nor takes space.
+// deleted neither travels nor takes space. Holes of a sparse file are not read.
 type masked struct {
-	r      io.ReaderAt
+	f      *os.File
 	mapped []image.Extent
 	off    int64
 	end    int64
+	data   image.Extent // of the file, around off or behind it; before it lies a hole
 }
 
 // Read implements io.Reader.
@@ -32,16 +33,23 @@ func (m *masked) Read(p []byte) (int, error) {
 	if n == 0 {
 		return 0, io.EOF
 	}
-	if len(m.mapped) == 0 || m.off < m.mapped[0].Off {
-		if len(m.mapped) > 0 {
-			n = min(n, m.mapped[0].Off-m.off)
+	if m.off >= m.data.End() {
+		if err := m.findData(); err != nil {
+			return 0, err
 		}
+	}
+	from := m.end // nothing to read before it
+	if len(m.mapped) > 0 {
+		from = max(m.mapped[0].Off, m.data.Off)
+	}
+	if m.off < from {
+		n = min(n, from-m.off)
 		clear(p[:n])
 		m.off += n
 		return int(n), nil
 	}
-	n = min(n, m.mapped[0].End()-m.off)
-	got, err := m.r.ReadAt(p[:n], m.off)
+	n = min(n, m.mapped[0].End()-m.off, m.data.End()-m.off)
+	got, err := m.f.ReadAt(p[:n], m.off)
 	m.off += int64(got)
 	if int64(got) == n {
 		err = nil
@@ -49,6 +57,27 @@ func (m *masked) Read(p []byte) (int, error) {
 		err = fmt.Errorf("read image: it ends at byte %d, expected %d: it was changed meanwhile", m.off, m.end)
 	}
 	return got, err
+}
+
+// findData finds the next data of the file: lseek(2), SEEK_DATA. What knows no holes,
+// such as a disk, is all data.
+func (m *masked) findData() error {
+	fd := int(m.f.Fd())
+	start, err := unix.Seek(fd, m.off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO): // a hole to the end
+		m.data = image.Extent{Off: m.end}
+		return nil
+	case err != nil:
+		m.data = image.Extent{Off: m.off, Bytes: m.end - m.off}
+		return nil
+	}
+	end, err := unix.Seek(fd, start, unix.SEEK_HOLE)
+	if err != nil {
+		return fmt.Errorf("read image: find holes: %w", err)
+	}
+	m.data = image.Extent{Off: start, Bytes: end - start}
+	return nil
 }
 
 // digester makes the map and the digest of an image that is written to it in order.

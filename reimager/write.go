@@ -239,7 +239,7 @@ func (o *writeOptions) write(ctx context.Context, in *image.Input, dev *disk.Dev
 	}
 	result.ImageBytes, result.Written = done.Map.Bytes, done.Bytes
 	if dev.IsDisk() {
-		if err := dev.Reread(ctx); err != nil {
+		if err := dev.Reread(ctx); err != nil && !errors.Is(err, disk.ErrNotPartitioned) {
 			r.Printf("warning: %v", err) // what was written is whole; only this kernel does not see it yet
 		}
 	}
