@@ -79,7 +79,7 @@ type MemoryNeed struct {
 // SystemFacts is what the image's own system is: it decides beforehand whether a
 // machine's files will fit it.
 type SystemFacts struct {
-	Root        int               `json:"root,omitempty"` // its partition
+	Root        int               `json:"root,omitempty"`       // its partition
 	OSRelease   map[string]string `json:"os_release,omitempty"` // os-release(5)
 	FSTab       string            `json:"fstab,omitempty"`
 	Filesystems []FilesystemFacts `json:"filesystems"`

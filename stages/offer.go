@@ -67,15 +67,16 @@ func (r *Run) withImage(ctx context.Context, source config.Source, target *disk.
 	if err := r.mount(ctx, p, sourceDir, unix.MS_RDONLY); err != nil {
 		return err
 	}
-	return errors.Join(r.offered(source, target, use), wake.UnmountBelow(sourceDir))
-}
-
-func (r *Run) offered(source config.Source, target *disk.Disk, use func(*offer) error) error {
 	root, err := os.OpenRoot(sourceDir)
 	if err != nil {
-		return fmt.Errorf("open %s: %w", source.Device, err)
+		return errors.Join(fmt.Errorf("open %s: %w", source.Device, err), wake.UnmountBelow(sourceDir))
 	}
-	defer root.Close()
+	err = errors.Join(r.offered(root, source, target, use), root.Close())
+	return errors.Join(err, wake.UnmountBelow(sourceDir))
+}
+
+// offered opens a release or an image on what is mounted at root.
+func (r *Run) offered(root *os.Root, source config.Source, target *disk.Disk, use func(*offer) error) error {
 	name := strings.TrimPrefix(source.Path, "/")
 	if name == "" {
 		name = "."
