@@ -84,7 +84,7 @@ func TestDocumentedExample(t *testing.T) {
 	want := Default()
 	want.Image, want.Old = got.Image, got.Old
 	want.New.Root, want.New.Mounts = got.New.Root, got.New.Mounts
-	want.Console.Diagnosis = got.Console.Diagnosis
+	want.Console.Diagnosis, want.Machine.Compatible = got.Console.Diagnosis, got.Machine.Compatible
 	if diff := cmp.Diff(&want, got); diff != "" {
 		t.Errorf("the documented defaults are not the defaults (-want +got):\n%s", diff)
 	}
