@@ -30,7 +30,7 @@ func Open(path string) (*Device, error) {
 	// O_EXCL without O_CREAT claims a block device: open(2).
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT|unix.O_EXCL|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, unix.EBUSY) {
-		return nil, report.Hint(fmt.Errorf("open %s: something on it is mounted or holds it", path), "unmount its filesystems, stop its LVM and RAID sets, swapoff")
+		return nil, report.Hint(fmt.Errorf("open %s: something on it is mounted or holds it: %w", path, err), "unmount its filesystems, stop its LVM and RAID sets, swapoff")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)

@@ -10,7 +10,7 @@ import (
 )
 
 // Users says who uses a disk or anything on it: mounts, swap, what is stacked upon
-// it, processes that have it open. It is empty for a disk that nobody uses.
+// it. It is empty for a disk that nobody uses.
 func (s Sysfs) Users(d *Disk) ([]string, error) {
 	nodes := map[string]string{} // major:minor → path
 	dirs := []string{filepath.Join(s.sys(), "block", d.Name)}
@@ -37,7 +37,7 @@ func (s Sysfs) Users(d *Disk) ([]string, error) {
 			users = append(users, fmt.Sprintf("%s is part of %s", paths[i], name))
 		}
 	}
-	return append(users, s.openBy(paths)...), nil
+	return users, nil
 }
 
 func (s Sysfs) proc() string {
@@ -87,9 +87,13 @@ func (s Sysfs) swapUsers(paths []string) []string {
 	return users
 }
 
-// openBy names the processes that have a node open. Those of others are seen by root
-// only.
-func (s Sysfs) openBy(paths []string) []string {
+// OpenBy names the processes that have a disk or a partition of it open. Those of
+// others are seen by root only. To have it open is not to hold it: many only look.
+func (s Sysfs) OpenBy(d *Disk) []string {
+	paths := []string{d.Path}
+	for _, p := range d.Partitions {
+		paths = append(paths, p.Path)
+	}
 	links, _ := filepath.Glob(filepath.Join(s.proc(), "[0-9]*/fd/*"))
 	var users []string
 	for _, link := range links {

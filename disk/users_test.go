@@ -51,10 +51,13 @@ func TestUsers(t *testing.T) {
 	}
 	want := []string{
 		"/dev/sda1 is mounted at /mnt/with space", "/dev/sda2 is mounted at /data", "/dev/sda2 is swap",
-		"/dev/sda2 is part of dm-0 (vg-root)", "process 17 (fio) has /dev/sda open",
+		"/dev/sda2 is part of dm-0 (vg-root)",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Users (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"process 17 (fio) has /dev/sda open"}, s.OpenBy(d)); diff != "" {
+		t.Errorf("OpenBy (-want +got):\n%s", diff)
 	}
 	if _, err := s.ByNode(8, 1); err == nil || err.Error() != "/dev/sda1 is a partition of /dev/sda" {
 		t.Errorf("ByNode of a partition = %v", err)

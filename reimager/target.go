@@ -72,5 +72,10 @@ func openDisk(node uint64) (*disk.Device, string, error) {
 			"unmount, swapoff, deactivate or stop these; the disk of the running system is replaced with `reimager arm`")
 	}
 	dev, err := disk.Open(d.Path)
+	if errors.Is(err, unix.EBUSY) {
+		if by := sys.OpenBy(d); len(by) > 0 {
+			err = fmt.Errorf("%w: %s", err, strings.Join(by, "; "))
+		}
+	}
 	return dev, d.String(), err
 }

@@ -1,0 +1,149 @@
+package qemutests
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"reimager/qemu-tests/scenario"
+)
+
+// command runs a program and returns what it says.
+func command(t *testing.T, name string, args ...string) (string, error) {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	return strings.TrimSpace(string(out)), err
+}
+
+// ok runs a program that has to succeed.
+func ok(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := command(t, name, args...)
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return out
+}
+
+// loop attaches a file of that many bytes to a loop device.
+func loop(t *testing.T, bytes int64, flags ...string) (device, file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "disk")
+	must(t, os.WriteFile(file, nil, 0o600))
+	must(t, os.Truncate(file, bytes))
+	device = ok(t, "losetup", append(append([]string{"--find", "--show"}, flags...), file)...)
+	t.Cleanup(func() { ok(t, "losetup", "-d", device) })
+	return device, file
+}
+
+// sampleImage is a raw image with a boot sector, data and zeros.
+func sampleImage(t *testing.T, n int) (name string, content []byte) {
+	t.Helper()
+	content = bytes.Repeat([]byte("reimager sample!"), n/16)
+	clear(content[n/3 : n/2])
+	content[510], content[511] = 0x55, 0xaa
+	clear(content[446:510])
+	name = filepath.Join(t.TempDir(), "sample.img")
+	must(t, os.WriteFile(name, content, 0o600))
+	return name, content
+}
+
+// `reimager write` on real block devices: what is in use is refused by name, what is
+// free becomes the image, on sectors of 512 and of 4096 bytes.
+func TestWriteToDisks(t *testing.T) {
+	t.Parallel()
+	reimager, err := scenario.Program("reimager")
+	must(t, err)
+	img, content := sampleImage(t, 10<<20)
+	for _, sector := range []string{"512", "4096"} {
+		device, file := loop(t, 12<<20, "--sector-size", sector, "--direct-io=on")
+		ok(t, reimager, "write", img, device, "--yes", "--unmapped", "zero")
+		got, err := os.ReadFile(file)
+		must(t, err)
+		if !bytes.Equal(got[:len(content)], content) || len(bytes.Trim(got[len(content):], "\x00")) > 0 {
+			t.Errorf("sectors of %s bytes: the device does not hold the image", sector)
+		}
+		if out, err := command(t, reimager, "write", img, file, "--yes"); err == nil || !strings.Contains(out, "it is attached to "+device) {
+			t.Errorf("the file behind %s: %v\n%s; want it refused", device, err, out)
+		}
+	}
+}
+
+func TestWriteRefusesDisksInUse(t *testing.T) {
+	t.Parallel()
+	reimager, err := scenario.Program("reimager")
+	must(t, err)
+	img, _ := sampleImage(t, 1<<20)
+	device, file := loop(t, 64<<20)
+	refused := func(what, want string) {
+		t.Helper()
+		before, err := os.ReadFile(file)
+		must(t, err)
+		if out, err := command(t, reimager, "write", img, device, "--yes"); err == nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %v\n%s\nwant it refused with %q", what, err, out, want)
+		}
+		after, err := os.ReadFile(file)
+		must(t, err)
+		if what != "mounted" && !bytes.Equal(before, after) {
+			t.Errorf("%s: the disk was changed", what)
+		}
+	}
+	ok(t, "mkfs.ext4", "-q", device)
+	dir := t.TempDir()
+	ok(t, "mount", device, dir)
+	refused("mounted", device+" is mounted at "+dir)
+	ok(t, "umount", dir)
+	ok(t, "mkswap", "-q", "-f", device)
+	if out, err := command(t, "swapon", device); err == nil {
+		refused("swap", device+" is swap")
+		ok(t, "swapoff", device)
+	} else {
+		t.Logf("swapon: %s", out) // a container's kernel may not let us
+	}
+	// O_EXCL without O_CREAT claims a block device: open(2).
+	holder, err := os.OpenFile(device, os.O_RDONLY|os.O_EXCL, 0)
+	must(t, err)
+	defer holder.Close()
+	refused("claimed", fmt.Sprintf("process %d", os.Getpid()))
+}
+
+// A disk that fails from some sector on: the sector is named, and what the disk holds
+// by then does not boot.
+func TestWriteNamesTheBadSector(t *testing.T) {
+	t.Parallel()
+	reimager, err := scenario.Program("reimager")
+	must(t, err)
+	img, content := sampleImage(t, 24<<20)
+	// A loop device reports an I/O error where its file finds no more room.
+	dir := t.TempDir()
+	ok(t, "mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", dir)
+	t.Cleanup(func() { ok(t, "umount", dir) })
+	file := filepath.Join(dir, "disk")
+	must(t, os.WriteFile(file, nil, 0o600))
+	must(t, os.Truncate(file, int64(len(content))))
+	device := ok(t, "losetup", "--find", "--show", file)
+	defer ok(t, "losetup", "-d", device)
+	out, err := command(t, reimager, "write", img, device, "--yes")
+	found := regexp.MustCompile(`write /dev/loop\d+: sector (\d+): `).FindStringSubmatch(out)
+	if err == nil || found == nil || !strings.Contains(out, "does not boot") {
+		t.Fatalf("write: %v\n%s\nwant an error that names a sector", err, out)
+	}
+	if n, err := strconv.Atoi(found[1]); err != nil || n <= 0 || n >= len(content)/512 {
+		t.Errorf("sector %s of %d is named", found[1], len(content)/512)
+	}
+	head := make([]byte, 512)
+	f, err := os.Open(file)
+	must(t, err)
+	defer f.Close()
+	_, err = f.ReadAt(head, 0)
+	must(t, err)
+	if head[510] != 0 {
+		t.Error("there is a boot sector on a disk with half an image")
+	}
+}
