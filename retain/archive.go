@@ -1,95 +1,70 @@
 package retain
 
 import (
-	"archive/tar"
 	"strconv"
-	"time"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
-)
-
-const (
-	tarBlock = 512
-	// archiveEndBytes are the two zero blocks at the end of a tar archive.
-	archiveEndBytes = 2 * tarBlock
 )
 
 // archiveBytes is an upper bound of what an entry takes: PAX header and its
 // records, header, content.
 func (p *Plan) archiveBytes(e *Entry) int64 {
-	records := e.xattrBytes +
+	uname, gname := p.accounts.UserName(e.UID), p.accounts.GroupName(e.GID)
+	records := e.attributeBytes +
 		paxRecordBytes("path", len(e.rel)+1) +
-		paxRecordBytes("uname", len(p.accounts.UserName(e.UID))) +
-		paxRecordBytes("gname", len(p.accounts.GroupName(e.GID))) +
+		paxRecordBytes("uname", len(uname)) +
+		paxRecordBytes("gname", len(gname)) +
 		paxRecordBytes("hdrcharset", len("BINARY")) +
 		4*paxRecordBytes("mtime", 32) // mtime, size, uid, gid
-	var content int64
 	switch {
 	case e.HardLinkTo != "":
 		records += paxRecordBytes("linkpath", len(e.HardLinkTo))
 	case e.Type == TypeSymlink:
 		records += paxRecordBytes("linkpath", int(e.Bytes))
-	case e.Type == TypeFile:
-		content = blocks(e.Bytes)
+	case e.sparse:
+		records += paxRecordBytes(paxSparseMajor, 1) + paxRecordBytes(paxSparseMinor, 1) +
+			paxRecordBytes(paxSparseName, 0) + paxRecordBytes(paxSparseSize, 20)
+	}
+	content := blocks(e.stored)
+	if e.HardLinkTo != "" {
+		content = 0
 	}
 	return tarBlock + blocks(records) + tarBlock + content
 }
 
-func blocks(n int64) int64 { return (n + tarBlock - 1) / tarBlock * tarBlock }
-
 // paxRecordBytes is an upper bound of "length key=value\n" (POSIX.1, pax
-// extended header); eight digits are enough for the 1 MiB that are read back.
+// extended header); eight digits are enough for the records that are read back.
 func paxRecordBytes(key string, value int) int64 { return int64(8 + 1 + len(key) + 1 + value + 1) }
 
-// header is what the archive says of an entry, but for link target and
-// extended attributes.
-func (p *Plan) header(e *Entry) *tar.Header {
-	h := &tar.Header{
-		Name: e.rel, Size: 0, Mode: int64(e.Mode),
-		Uid: int(e.UID), Gid: int(e.GID),
-		Uname: p.accounts.UserName(e.UID), Gname: p.accounts.GroupName(e.GID),
-		ModTime: time.Unix(e.mtime.Unix()),
-		Format:  tar.FormatPAX,
+// header is what the archive says of an entry, but for link target, holes and
+// attributes.
+func (p *Plan) header(e *Entry) header {
+	h := header{
+		name: e.rel, mode: uint32(e.Mode), uid: int64(e.UID), gid: int64(e.GID),
+		uname: p.accounts.UserName(e.UID), gname: p.accounts.GroupName(e.GID), mtime: e.mtime,
 	}
 	switch e.Type {
 	case TypeDirectory:
-		h.Typeflag = tar.TypeDir
-		h.Name += "/"
+		h.flag = flagDir
 	case TypeSymlink:
-		h.Typeflag = tar.TypeSymlink
+		h.flag = flagSymlink
 	case TypeFIFO:
-		h.Typeflag = tar.TypeFifo
+		h.flag = flagFIFO
 	case TypeCharDevice, TypeBlockDevice:
-		h.Typeflag = tar.TypeChar
+		h.flag = flagChar
 		if e.Type == TypeBlockDevice {
-			h.Typeflag = tar.TypeBlock
+			h.flag = flagBlock
 		}
-		h.Devmajor, h.Devminor = int64(unix.Major(e.rdev)), int64(unix.Minor(e.rdev))
+		h.devmajor, h.devminor = unix.Major(e.rdev), unix.Minor(e.rdev)
 	default:
-		h.Typeflag = tar.TypeReg
-		h.Size = e.Bytes
+		h.flag = flagFile
+		h.size, h.stored = e.Bytes, e.Bytes
 	}
 	if e.HardLinkTo != "" {
-		h.Typeflag, h.Size = tar.TypeLink, 0
-		h.Linkname = string(e.HardLinkTo[1:])
+		h.flag, h.size, h.stored = flagHardLink, 0, 0
+		h.linkname = string(e.HardLinkTo[1:])
 	}
 	return h
-}
-
-// setRecords adds the PAX records that archive/tar doesn't make by itself.
-func setRecords(h *tar.Header, xattrs map[string]string) {
-	records := map[string]string{}
-	for name, value := range xattrs {
-		records[xattrKey(name)] = value
-	}
-	if !utf8.ValidString(h.Name) || !utf8.ValidString(h.Linkname) || !utf8.ValidString(h.Uname) || !utf8.ValidString(h.Gname) {
-		// POSIX.1: values are UTF-8 unless this record says that they are bytes.
-		records["hdrcharset"] = "BINARY"
-	}
-	if len(records) > 0 {
-		h.PAXRecords = records
-	}
 }
 
 func parseUint32(s string) (uint32, error) {

@@ -1,23 +1,26 @@
 package retain
 
 import (
-	"archive/tar"
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"reimager/report"
 )
 
-// bufferBytes is how much of a file is in memory at a time.
-const bufferBytes = 256 << 10
+const (
+	// bufferBytes is how much of a large file is in memory at a time.
+	bufferBytes = 256 << 10
+	// smallBytes is how large a file may be that is read or written as a whole, by
+	// one of several workers.
+	smallBytes = 64 << 10
+)
 
 // Summary tells what was captured.
 type Summary struct {
@@ -28,7 +31,11 @@ type Summary struct {
 
 // Capture writes the planned files to w as a PAX tar that GNU tar lists and
 // unpacks. progress, which may be nil, is called with the archive's bytes so
-// far, after each file and several times during a large one.
+// far, after each run of small files and several times during a large one.
+//
+// Holes are stored as GNU tar's sparse format 1.0 does, inode flags as libarchive
+// does (SCHILY.fflags); the names that belong to the numbers in POSIX ACLs are in
+// a record of our own, REIMAGER.acl.names.
 //
 // What is no longer as Scan saw it is an error that names it: the old root is
 // mounted read-only, so it means corruption or the wrong mount.
@@ -45,45 +52,35 @@ func Capture(ctx context.Context, plan *Plan, w io.Writer, progress func(bytes i
 	if st.Dev != plan.rootStat.Dev || st.Ino != plan.rootStat.Ino {
 		return Summary{}, fmt.Errorf("capture %s: another directory has taken its place", plan.Root)
 	}
-	out := &countingWriter{w: w}
-	buffered := bufio.NewWriterSize(out, bufferBytes)
-	c := &capturer{
-		ctx: ctx, root: root, dirs: &dirCache{root: root}, plan: plan,
-		tar: tar.NewWriter(buffered), sum: sha256.New(),
-		buf: make([]byte, bufferBytes), xattrBuf: make([]byte, maxXattr),
-		progress: func() {
-			if progress != nil {
-				progress(out.n)
-			}
-		},
+	if progress == nil {
+		progress = func(int64) {}
 	}
-	defer c.dirs.flush()
-	for i := range plan.Entries {
-		if err := c.entry(&plan.Entries[i]); err != nil {
-			return Summary{}, fmt.Errorf("capture %s: %w", root.display(plan.Entries[i].rel), err)
-		}
+	a := newAssembler(ctx, root, plan, w, progress)
+	if err := a.all(); err != nil {
+		return Summary{}, err
 	}
-	if err := errors.Join(c.tar.Close(), buffered.Flush()); err != nil {
-		return Summary{}, fmt.Errorf("write retained archive: %w", err)
-	}
-	c.progress()
-	c.summary.ArchiveBytes = out.n
-	return c.summary, nil
+	return a.summary, nil
 }
 
+// capturer reads files. Each goroutine has its own.
 type capturer struct {
 	ctx      context.Context
-	root     *Root
 	dirs     *dirCache
 	plan     *Plan
-	tar      *tar.Writer
 	sum      hash.Hash
-	buf      []byte
 	xattrBuf []byte
-	progress func()
-	summary  Summary
+	h        header   // of the entry at hand
+	out      []byte   // the archive, so far
+	records  []Record // and what is told of it
+	// spill empties out; nil where a file is small enough to be held whole.
+	spill func() error
 }
 
+func newCapturer(ctx context.Context, root *Root, plan *Plan) *capturer {
+	return &capturer{ctx: ctx, dirs: &dirCache{root: root}, plan: plan, sum: sha256.New(), xattrBuf: make([]byte, maxXattr)}
+}
+
+// entry appends an entry to out.
 func (c *capturer) entry(e *Entry) error {
 	if err := c.ctx.Err(); err != nil {
 		return err
@@ -93,7 +90,8 @@ func (c *capturer) entry(e *Entry) error {
 	if err != nil {
 		return err
 	}
-	h := c.plan.header(e)
+	h := &c.h
+	*h = c.plan.header(e)
 	digest := ""
 	switch {
 	case e.HardLinkTo != "":
@@ -107,25 +105,19 @@ func (c *capturer) entry(e *Entry) error {
 		return err
 	}
 	r := Record{
-		Path: e.Path, Type: e.Type, Bytes: h.Size, Mode: e.Mode, SHA256: digest, Link: Path(h.Linkname),
-		Owner: ownerText(h.Uname, int64(e.UID)), Group: ownerText(h.Gname, int64(e.GID)),
+		Path: e.Path, Type: e.Type, Bytes: h.size, Mode: e.Mode, SHA256: digest, Link: Path(h.linkname),
+		Owner: ownerText(h.uname, h.uid), Group: ownerText(h.gname, h.gid), HoleBytes: h.holeBytes(),
 	}
 	if e.HardLinkTo != "" {
 		r.Type, r.Link = TypeHardLink, e.HardLinkTo
 	}
-	c.summary.Entries = append(c.summary.Entries, r)
-	c.summary.ContentBytes += h.Size
-	c.progress()
+	c.records = append(c.records, r)
 	return nil
 }
 
 // opened captures what can be opened without side effects: files, directories.
-func (c *capturer) opened(e *Entry, h *tar.Header, dir int, name string) (digest string, err error) {
-	flags := unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK
-	if e.Type == TypeDirectory {
-		flags |= unix.O_DIRECTORY
-	}
-	fd, err := openat(dir, name, flags)
+func (c *capturer) opened(e *Entry, h *header, dir int, name string) (digest string, err error) {
+	fd, err := e.open(dir, name)
 	if err != nil {
 		return "", err
 	}
@@ -137,17 +129,30 @@ func (c *capturer) opened(e *Entry, h *tar.Header, dir int, name string) (digest
 	if err := e.unchanged(&st); err != nil {
 		return "", err
 	}
-	if err := c.writeHeader(h, xattrObject{fd: fd}); err != nil {
+	inspected := st.Ctim == e.ctime
+	if e.Type == TypeFile && (e.sparse || !inspected) {
+		extents, sparse, err := dataExtents(fd, e.Bytes)
+		if err != nil {
+			return "", fmt.Errorf("find its holes: %w", err)
+		}
+		h.setSparse(extents, sparse)
+		if h.stored > e.stored {
+			return "", changed("its holes have changed since it was listed")
+		}
+	}
+	if e.attributes || !inspected {
+		if h.flags, _, err = getFlags(fd); err != nil {
+			return "", fmt.Errorf("read inode flags: %w", err)
+		}
+	}
+	if err := c.header(e, h, &st, xattrObject{fd: fd}); err != nil || e.Type == TypeDirectory {
 		return "", err
 	}
-	if e.Type == TypeDirectory {
-		return "", nil
-	}
-	return c.content(fd, e.Bytes)
+	return c.content(fd, h)
 }
 
 // linked captures a further name of a file.
-func (c *capturer) linked(e *Entry, h *tar.Header, dir int, name string) error {
+func (c *capturer) linked(e *Entry, h *header, dir int, name string) error {
 	st, err := lstatat(dir, name)
 	if err != nil {
 		return err
@@ -155,12 +160,12 @@ func (c *capturer) linked(e *Entry, h *tar.Header, dir int, name string) error {
 	if err := e.unchanged(&st); err != nil {
 		return err
 	}
-	setRecords(h, nil)
-	return c.tar.WriteHeader(h)
+	c.out = appendHeader(c.out, h)
+	return nil
 }
 
 // named captures what is never opened: links, FIFOs, devices.
-func (c *capturer) named(e *Entry, h *tar.Header, dir int, name string) error {
+func (c *capturer) named(e *Entry, h *header, dir int, name string) error {
 	st, err := lstatat(dir, name)
 	if err != nil {
 		return err
@@ -169,20 +174,24 @@ func (c *capturer) named(e *Entry, h *tar.Header, dir int, name string) error {
 		return err
 	}
 	if e.Type == TypeSymlink {
-		if h.Linkname, err = readlinkat(dir, name); err != nil {
+		if h.linkname, err = readlinkat(dir, name); err != nil {
 			return err
 		}
 	}
-	return c.writeHeader(h, xattrObject{dir, name})
+	return c.header(e, h, &st, xattrObject{dir, name})
 }
 
-func (c *capturer) writeHeader(h *tar.Header, object xattrObject) error {
-	xattrs, err := object.read(c.xattrBuf)
-	if err != nil {
-		return err
+// header appends a header with what the file has of extended attributes.
+func (c *capturer) header(e *Entry, h *header, st *unix.Stat_t, object xattrObject) (err error) {
+	// Without a change to the inode there are still none.
+	if e.attributes || st.Ctim != e.ctime {
+		if h.xattrs, err = object.read(c.xattrBuf); err != nil {
+			return err
+		}
+		h.aclNames = aclNames(h.xattrs, &c.plan.accounts)
 	}
-	setRecords(h, xattrs)
-	return c.tar.WriteHeader(h)
+	c.out = appendHeader(c.out, h)
+	return nil
 }
 
 // unchanged compares with what Scan saw.
@@ -205,42 +214,67 @@ func changed(format string, args ...any) error {
 	return report.Hint(fmt.Errorf(format, args...), "capture from a root that is mounted read-only; if it is, check its filesystem")
 }
 
-// content copies size bytes of a file. A read asks for one byte more than is
-// left, so that a file that grew shows without a further call.
-func (c *capturer) content(fd int, size int64) (digest string, err error) {
+// content appends a file's data, and returns its digest.
+func (c *capturer) content(fd int, h *header) (digest string, err error) {
 	c.sum.Reset()
-	for left := size; ; {
-		n, err := fdFile(fd).Read(c.buf[:min(int64(len(c.buf)), left+1)])
+	if !h.sparse {
+		err = c.data(fd, extent{0, h.size}, h.size)
+	}
+	for _, e := range h.extents {
+		if err := c.data(fd, e, h.size); err != nil {
+			return "", err
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	c.out = appendPadding(c.out, h.stored)
+	var sum [sha256.Size]byte
+	return hex.EncodeToString(c.sum.Sum(sum[:0])), nil
+}
+
+// data appends a run of a file's content. At the file's end a read asks for one
+// byte more than there is, so that a file that grew shows without a further call.
+func (c *capturer) data(fd int, run extent, size int64) error {
+	for at, end := run.offset, run.offset+run.bytes; ; {
+		left := end - at
+		ask := left
+		if end == size {
+			ask++
+		}
+		room, err := c.room(int(min(ask, bufferBytes)))
+		if err != nil {
+			return err
+		}
+		n, err := pread(fd, room, at)
 		switch {
-		case err == io.EOF && left > 0:
-			return "", changed("it ends at byte %d of %d", size-left, size)
-		case err != nil && err != io.EOF:
-			return "", err
+		case err != nil:
+			return err
 		case int64(n) > left:
-			return "", changed("it has more than its %d bytes", size)
+			return changed("it has more than its %d bytes", size)
+		case n == 0 && left > 0:
+			return changed("it ends at byte %d of %d", at, size)
 		}
-		c.sum.Write(c.buf[:n])
-		if _, err := c.tar.Write(c.buf[:n]); err != nil {
-			return "", err
-		}
+		c.sum.Write(room[:n])
+		c.out = c.out[:len(c.out)+n]
+		at += int64(n)
 		// A short read of a regular file is its end.
-		if left -= int64(n); left == 0 && n < len(c.buf) {
-			return hex.EncodeToString(c.sum.Sum(nil)), nil
+		if at == end && (end < size || n < len(room)) {
+			return nil
 		}
 		if err := c.ctx.Err(); err != nil {
-			return "", err
+			return err
 		}
-		c.progress()
 	}
 }
 
-type countingWriter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *countingWriter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	return n, err
+// room returns n bytes behind out, which a large file empties when it is full.
+func (c *capturer) room(n int) ([]byte, error) {
+	if c.spill != nil && len(c.out)+n > 2*bufferBytes {
+		if err := c.spill(); err != nil {
+			return nil, err
+		}
+	}
+	c.out = slices.Grow(c.out, n)
+	return c.out[len(c.out) : len(c.out)+n], nil
 }

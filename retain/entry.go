@@ -2,6 +2,7 @@ package retain
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -120,9 +121,12 @@ type Record struct {
 	Group  string `json:"old_group"`
 	SHA256 string `json:"sha256,omitempty"`      // of a file's content, hexadecimal
 	Link   Path   `json:"link_target,omitempty"` // of a symbolic or hard link
+	// HoleBytes of Bytes are in holes. Then SHA256 is that of the rest, as hashing
+	// the holes of a huge file would take hours.
+	HoleBytes int64 `json:"hole_bytes,omitempty"`
 }
 
-func ownerText(name string, id int64) string { return fmt.Sprintf("%s(%d)", name, id) }
+func ownerText(name string, id int64) string { return name + "(" + strconv.FormatInt(id, 10) + ")" }
 
 // absolute names a path beneath the root as the machine sees it.
 func absolute(rel string) Path { return Path("/" + rel) }

@@ -13,19 +13,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"reimager/retain/treetest"
 )
 
 // needRoot is for tests that change owners or make devices.
 func needRoot(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	const why = "this test changes owners and makes device nodes: run it as root"
-	if os.Getenv("CI") == "true" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
+	treetest.Need(t)
 }
 
 func check(t testing.TB, err error) {

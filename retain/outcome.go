@@ -41,7 +41,7 @@ type Unmapped struct {
 // Lost is an attribute that could not be put back.
 type Lost struct {
 	Path      Path   `json:"path"`
-	Attribute string `json:"attribute"` // "owner", "mode", or the extended attribute's name
+	Attribute string `json:"attribute"` // "owner", "mode", "inode flag …" as libarchive names it, or the extended attribute's name
 	Why       string `json:"why"`
 }
 

@@ -1,7 +1,5 @@
 package retain
 
-import "archive/tar"
-
 // OwnerRule says what decides a file's owner and group.
 type OwnerRule int
 
@@ -17,24 +15,27 @@ const (
 type owners struct {
 	rule     OwnerRule
 	accounts Accounts
-	unmapped map[Unmapped]int // files, by all but their count
+	unmapped map[Unmapped]*mentions // by all but the count of files
 	order    []Unmapped
+	entry    int // counts up, so that a file counts once however often it names somebody
 }
 
+type mentions struct{ files, last int }
+
 // of returns the owner and group for an entry, or a conflict.
-func (o *owners) of(h *tar.Header) (uid, gid uint32, err error) {
-	// Compared as int64, which holds what a 32-bit int would not.
-	for _, id := range [...]int{h.Uid, h.Gid} {
-		if id < 0 || int64(id) > maxID {
+func (o *owners) of(h *header) (uid, gid uint32, err error) {
+	o.entry++
+	for _, id := range [...]int64{h.uid, h.gid} {
+		if id < 0 || id > maxID {
 			return 0, 0, conflictError("the archive gives it an owner number out of range")
 		}
 	}
-	uid, gid = uint32(h.Uid), uint32(h.Gid)
+	uid, gid = uint32(h.uid), uint32(h.gid)
 	if o.rule == ByID {
 		return uid, gid, nil
 	}
-	uid = o.lookup("user", h.Uname, uid, o.accounts.users)
-	gid = o.lookup("group", h.Gname, gid, o.accounts.groups)
+	uid = o.lookup("user", h.uname, uid, o.accounts.users)
+	gid = o.lookup("group", h.gname, gid, o.accounts.groups)
 	return uid, gid, nil
 }
 
@@ -51,19 +52,24 @@ func (o *owners) lookup(kind, name string, old uint32, table idTable) uint32 {
 
 func (o *owners) note(u Unmapped) {
 	if o.unmapped == nil {
-		o.unmapped = map[Unmapped]int{}
+		o.unmapped = map[Unmapped]*mentions{}
 	}
-	if o.unmapped[u] == 0 {
+	m := o.unmapped[u]
+	if m == nil {
+		m = &mentions{}
+		o.unmapped[u] = m
 		o.order = append(o.order, u)
 	}
-	o.unmapped[u]++
+	if m.last != o.entry {
+		m.files, m.last = m.files+1, o.entry
+	}
 }
 
 func (o *owners) report() []Unmapped {
 	all := make([]Unmapped, len(o.order))
 	for i, u := range o.order {
 		all[i] = u
-		all[i].Files = o.unmapped[u]
+		all[i].Files = o.unmapped[u].files
 	}
 	return all
 }

@@ -1,15 +1,10 @@
 package retain
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
-	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,14 +17,20 @@ type Options struct {
 }
 
 // Restore puts the archive's files back beneath the new root at rootDir, with
-// content, owner, mode, extended attributes (security.capability last) and
-// modification time, in this order; directories get theirs in the end, deepest
-// first. The account files of the new root give the owners; if the archive
-// itself has etc/passwd or etc/group, which Capture writes first, these do.
+// content, owner, mode, extended attributes (security.capability last),
+// modification time and inode flags, in this order; directories get theirs in the
+// end, deepest first. The account files of the new root give the owners, and those
+// whom POSIX ACLs name; if the archive itself has etc/passwd or etc/group, which
+// Capture writes first, these do.
 //
-// A file is written under a temporary name in its directory and then renamed:
-// at each moment the old one or the new one is there, whole. Nothing is synced
-// to the disk: errors of delayed writes come when the caller does that.
+// What replaces a file is written under a temporary name in its directory and
+// then renamed: at each moment the old one or the new one is there, whole. What is
+// new is made under its own name, and removed if it can't be finished; after a
+// power cut a part of it may be there, which the next run replaces. Nothing is
+// synced to the disk: errors of delayed writes come when the caller does that.
+//
+// What is immutable or append-only in the new root is no obstacle: a file that is
+// replaced loses the flag, a directory gets it back in the end.
 //
 // The parents of a path are resolved inside the root, so that a merged /usr
 // works; missing ones are made, root:root 0755. The last component is never
@@ -59,51 +60,61 @@ type Options struct {
 // run: reading, writing, no space; it names the path, and the Report tells what
 // had been done.
 func Restore(ctx context.Context, rootDir string, archive io.Reader, opts Options) (*Report, error) {
-	report := &Report{}
 	root, err := OpenRoot(rootDir)
 	if err != nil {
-		return report, err
+		return &Report{}, err
 	}
 	defer root.Close()
 	accounts, err := readAccounts(root)
 	if err != nil {
-		return report, err
+		return &Report{}, err
 	}
 	r := &restorer{
-		ctx: ctx, root: root, dirs: &dirCache{root: root}, report: report,
-		owners: owners{rule: opts.Owners, accounts: accounts},
-		in:     newReader(archive), sum: sha256.New(), done: map[string]bool{},
-		buf: make([]byte, bufferBytes), xattrBuf: make([]byte, maxXattr),
+		ctx: ctx, root: root, dirs: &dirCache{root: root}, in: newReader(archive),
+		owners: owners{rule: opts.Owners, accounts: accounts}, maker: newMaker(ctx),
+		unlocked: map[dirKey]unlocked{},
 	}
 	defer r.dirs.flush()
+	r.crew = newCrew(ctx)
 	err = r.all(opts.Progress)
+	if r.batch != nil {
+		unix.Close(r.batch.to.fd) // after an error; an open directory keeps the root from being unmounted
+	}
+	r.crew.dismiss()
+	err = errors.Join(err, r.relock())
+	report := r.crew.report()
+	report.CreatedParents = r.createdParents
 	report.Unmapped = r.owners.report()
 	return report, err
 }
 
+// restorer reads the archive and decides, entry by entry. Directories, hard links
+// and large files it makes itself; all others it gives to the crew.
 type restorer struct {
-	ctx      context.Context
-	root     *Root
-	dirs     *dirCache
-	in       *reader
-	owners   owners
-	report   *Report
-	sum      hash.Hash
-	buf      []byte
-	xattrBuf []byte
-	stale    bool            // forget dirs before the next entry
-	done     map[string]bool // paths that are no directories and were put back
-	pending  []pendingDir
-
-	// Whether files inherit an ACL from the directory that was used last.
-	inheritRel string
-	inherit    bool
+	ctx            context.Context
+	root           *Root
+	dirs           *dirCache
+	in             *reader
+	owners         owners
+	maker          *maker
+	crew           *crew
+	createdParents []Path
+	pending        []pendingDir
+	unlocked       map[dirKey]unlocked // directories that were immutable or append-only
+	at             destination         // the directory that was used last
+	batch          *batch              // for it, not given to the crew yet
 }
 
 // pendingDir is a directory that still gets its attributes.
 type pendingDir struct {
 	item
-	index int // in the report's entries
+	index int // in the crew's slots
+}
+
+// unlocked is a directory that gets its inode flags back.
+type unlocked struct {
+	rel   string
+	flags inodeFlags
 }
 
 func (r *restorer) all(progress func(int64)) error {
@@ -118,170 +129,223 @@ func (r *restorer) all(progress func(int64)) error {
 		if it.header == nil {
 			return err
 		}
+		index := r.crew.reserve()
 		if err == nil {
-			err = r.entry(it)
+			err = r.entry(it, index)
 		}
-		if err := r.settle(it, err); err != nil {
+		if err := r.settle(it, index, err); err != nil {
 			return err
 		}
 		if progress != nil {
-			progress(r.in.counted.n)
+			progress(r.in.at)
 		}
 	}
-	return r.finishDirs()
+	if r.drain() != nil {
+		return r.crew.failed(r.root)
+	}
+	if err := r.finish(); err != nil {
+		return err
+	}
+	if progress != nil {
+		progress(r.in.at)
+	}
+	return nil
 }
 
-// settle keeps a conflict for the report and returns any other error.
-func (r *restorer) settle(it item, err error) error {
-	var conflict conflictError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &conflict):
-		r.report.Conflicts = append(r.report.Conflicts, Conflict{it.conflictPath(), conflict.Error()})
-		return nil
+// settle keeps a conflict, and what was lost, for the report and returns any other
+// error, with that of a worker.
+func (r *restorer) settle(it item, index int, err error) error {
+	err = r.crew.settle(index, it, &r.maker.outcome, err)
+	r.maker.outcome = outcome{}
+	if err != nil && !errors.Is(err, errCrew) {
+		return errors.Join(fmt.Errorf("restore %s: %w", r.root.display(it.rel), err), r.crew.failed(r.root))
 	}
-	return fmt.Errorf("restore %s: %w", r.root.display(it.rel), err)
+	return r.crew.failed(r.root)
 }
 
-func (r *restorer) entry(it item) error {
-	if r.stale {
-		r.dirs.flush()
-		r.stale, r.inheritRel = false, ""
-	}
+func (r *restorer) entry(it item, index int) error {
 	uid, gid, err := r.owners.of(it.header)
 	if err != nil {
 		return err
 	}
-	restored := Restored{Record: it.record(), UID: uid, GID: gid}
+	for _, xattr := range r.owners.mapACLs(it.header) {
+		r.maker.lose(it, xattr, "two of those whom it names are one in the new system; they have what both had")
+	}
 	above, name := splitLast(it.rel)
-	dir, err := r.parent(above)
-	if err != nil {
+	if err := r.enter(above); err != nil {
 		return err
 	}
-	r.noteInheritance(dir, above)
-	switch it.kind {
-	case TypeDirectory:
-		restored.Replaced, err = r.directory(it, dir, name)
-		if err == nil {
-			r.pending = append(r.pending, pendingDir{it, len(r.report.Entries)})
-		}
-	case TypeHardLink:
-		restored.Replaced, err = r.hardLink(it, dir, name)
-	default:
-		restored.Replaced, err = r.replace(it, dir, name, &restored)
-	}
-	if err != nil {
-		return err
-	}
-	if it.kind != TypeDirectory {
-		r.done[it.rel] = true
-	}
-	r.report.Entries = append(r.report.Entries, restored)
-	r.report.ContentBytes += restored.Bytes
-	if isAccountsFile(it.rel) {
-		if r.owners.accounts, err = readAccounts(r.root); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// noteInheritance asks once per directory, not once per file. Any error counts as
-// a yes: then each file is looked at. Directories get their own default ACLs only
-// in the end, so the answer stays right while their files are put back.
-func (r *restorer) noteInheritance(dir int, rel string) {
-	if rel == r.inheritRel && rel != "" {
-		return
-	}
-	_, err := unix.Fgetxattr(dir, xattrDefaultACL, nil)
-	r.inheritRel, r.inherit = rel, err != unix.ENODATA && err != unix.EOPNOTSUPP
-}
-
-// parent opens a directory for what is put into it, and makes what is missing.
-func (r *restorer) parent(rel string) (int, error) {
-	dir, err := r.dirs.open(rel)
-	if err == nil {
-		return dir, nil
-	}
+	j := job{it: it, name: name, index: index, restored: Restored{Record: it.record(), UID: uid, GID: gid}}
 	switch {
-	case errors.Is(err, unix.ENOTDIR):
-		return -1, conflictError("a directory above it is none in the new system")
-	case errors.Is(err, unix.ELOOP):
-		return -1, conflictError("a directory above it is a link that leads in a circle")
-	case errors.Is(err, unix.ENAMETOOLONG):
-		return -1, refusedName(unix.ENAMETOOLONG)
-	case !errors.Is(err, unix.ENOENT) || rel == "":
-		return -1, err
-	}
-	above, name := splitLast(rel)
-	if dir, err = r.parent(above); err != nil {
-		return -1, err
-	}
-	if err := unix.Mkdirat(dir, name, 0o755); err != nil {
-		if err == unix.EEXIST {
-			return -1, conflictError("a directory above it is a link to nothing in the new system")
-		}
-		return -1, fmt.Errorf("make directory %s: %w", r.root.display(rel), err)
-	}
-	r.report.CreatedParents = append(r.report.CreatedParents, absolute(rel))
-	if dir, err = r.dirs.open(rel); err != nil {
-		return -1, err
-	}
-	return dir, r.plainParent(dir, rel)
-}
-
-// plainParent takes back what the umask, a setgid bit or a default ACL above
-// made of a new directory.
-func (r *restorer) plainParent(dir int, rel string) error {
-	it := item{rel: rel}
-	if unix.Geteuid() == 0 {
-		if err := r.tolerate(it, "owner", unix.Fchown(dir, 0, 0)); err != nil {
+	case it.kind == TypeDirectory:
+		if err := r.drainHere(); err != nil {
 			return err
 		}
+		return r.directory(&j)
+	case it.kind == TypeHardLink, isAccountsFile(it.rel):
+		if err := r.drain(); err != nil {
+			return err
+		}
+		return r.alone(&j)
+	case it.stored+it.attributeBytes() > smallBytes:
+		if err := r.drainHere(); err != nil {
+			return err
+		}
+		return r.alone(&j)
 	}
-	if err := r.tolerate(it, "mode", unix.Fchmod(dir, 0o755)); err != nil {
+	return r.assign(j)
+}
+
+// alone makes what is not for the crew.
+func (r *restorer) alone(j *job) (err error) {
+	if j.it.kind == TypeHardLink {
+		err = r.hardLink(j)
+	} else {
+		err = r.maker.make(&r.at, j, r.in)
+	}
+	if err != nil {
 		return err
 	}
-	return r.removeExtra(it, xattrObject{fd: dir})
+	r.crew.done(j)
+	if isAccountsFile(j.it.rel) {
+		r.owners.accounts, err = readAccounts(r.root)
+	}
+	return err
+}
+
+// enter makes a directory the one that is put into.
+func (r *restorer) enter(rel string) error {
+	same := r.at.entered && r.at.rel == rel
+	if !same {
+		if err := r.send(); err != nil {
+			return err
+		}
+		r.at = destination{}
+		if r.crew.makesLinks() {
+			// They may change where the path leads.
+			if err := r.drain(); err != nil {
+				return err
+			}
+		}
+		if r.crew.takeStale() {
+			r.dirs.flush()
+		}
+	}
+	dir, err := r.parent(rel)
+	if err != nil {
+		return err
+	}
+	if r.at.fd = dir; same {
+		return nil
+	}
+	return r.describe(rel)
+}
+
+// describe asks once per directory what else would be asked once per file.
+func (r *restorer) describe(rel string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(r.at.fd, &st); err != nil {
+		return err
+	}
+	r.at.rel, r.at.key = rel, dirKey{st.Dev, st.Ino}
+	r.maker.gives = givenOwner{}
+	var err error
+	if r.at.flags, err = r.unlock(r.at.fd, rel, r.at.key); err != nil {
+		return err
+	}
+	// Any error counts as a yes: then each file is looked at. Directories get their
+	// own default ACLs only in the end, so the answer stays right.
+	_, err = unix.Fgetxattr(r.at.fd, xattrDefaultACL, nil)
+	r.at.inherit = err != unix.ENODATA && err != unix.EOPNOTSUPP
+	r.at.entered = true
+	return nil
 }
 
 // directory makes or finds a directory; its attributes come in the end.
-func (r *restorer) directory(it item, dir int, name string) (merged bool, err error) {
+func (r *restorer) directory(j *job) error {
 	// Closed to others until it has its own owner and mode.
-	if err := unix.Mkdirat(dir, name, 0o700); err != unix.EEXIST {
-		return false, refusedName(err)
-	}
-	// Opening follows a link in the last place, inside the root.
-	_, err = r.dirs.open(it.rel)
-	switch {
-	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP):
-		return false, conflictError("it is a directory in the archive and none, nor a link to one, in the new system")
-	}
-	return true, err
-}
-
-// finishDirs gives directories their attributes, deepest first.
-func (r *restorer) finishDirs() error {
-	r.dirs.flush()
-	slices.SortStableFunc(r.pending, func(a, b pendingDir) int {
-		return cmp.Compare(strings.Count(b.rel, "/"), strings.Count(a.rel, "/"))
-	})
-	for _, p := range r.pending {
-		if err := r.ctx.Err(); err != nil {
-			return fmt.Errorf("restore %s: %w", r.root.display(p.rel), err)
-		}
-		fd, err := r.dirs.open(p.rel)
+	err := unix.Mkdirat(r.at.fd, j.name, 0o700)
+	if err == unix.EEXIST {
+		// Opening follows a link in the last place, inside the root.
+		_, err = r.dirs.open(j.it.rel)
 		switch {
 		case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP):
-			err = conflictError("a later entry of the archive took its place")
-		case err == nil:
-			e := r.report.Entries[p.index]
-			err = r.attributes(p.item, xattrObject{fd: fd}, e.UID, e.GID)
+			return conflictError("it is a directory in the archive and none, nor a link to one, in the new system")
 		}
-		if err := r.settle(p.item, err); err != nil {
+		j.restored.Replaced = true
+	}
+	if err != nil {
+		return refusedName(err)
+	}
+	r.crew.done(j)
+	r.pending = append(r.pending, pendingDir{j.it, j.index})
+	return nil
+}
+
+// hardLink makes a further name of a file that this archive has put back.
+func (r *restorer) hardLink(j *job) error {
+	target := j.it.target
+	if !r.crew.isPresent(target) {
+		return conflictError(fmt.Sprintf("it is a hard link to %s, which was not put back", absolute(target)))
+	}
+	if target == j.it.rel {
+		return conflictError("it is a hard link to itself")
+	}
+	above, name := splitLast(target)
+	from, err := r.dirs.open(above)
+	if err != nil {
+		return fmt.Errorf("open directory of link target %s: %w", absolute(target), err)
+	}
+	return r.maker.link(&r.at, j, from, name)
+}
+
+// assign gives a file to the crew, with its content.
+func (r *restorer) assign(j job) error {
+	if b := r.batch; b != nil && (len(b.jobs) == batchJobs || len(b.content)+int(j.it.stored) > cap(b.content)) {
+		if err := r.send(); err != nil {
 			return err
 		}
 	}
+	if r.batch == nil {
+		b := <-r.crew.free
+		b.to = r.at
+		var err error
+		if b.to.fd, err = unix.FcntlInt(uintptr(r.at.fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			r.crew.free <- b
+			return err
+		}
+		r.batch = b
+	}
+	b := r.batch
+	from := len(b.content)
+	b.content = b.content[:from+int(r.in.left)]
+	if _, err := io.ReadFull(r.in, b.content[from:]); err != nil {
+		return fmt.Errorf("read from the archive: %w", unexpectedEnd(err))
+	}
+	j.content = b.content[from:]
+	b.jobs = append(b.jobs, j)
 	return nil
+}
+
+// send lets the crew have what was assigned.
+func (r *restorer) send() error {
+	if r.batch != nil {
+		r.crew.send(r.batch)
+		r.batch = nil
+	}
+	return r.crew.check()
+}
+
+// drain waits for the crew.
+func (r *restorer) drain() error { return r.drainOnly(nil) }
+
+// drainHere waits for what is made in the directory at hand.
+func (r *restorer) drainHere() error { return r.drainOnly(&r.at.key) }
+
+func (r *restorer) drainOnly(only *dirKey) error {
+	if err := r.send(); err != nil {
+		return err
+	}
+	r.crew.wait(only)
+	return r.crew.check()
 }

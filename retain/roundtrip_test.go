@@ -2,12 +2,9 @@ package retain
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -86,7 +83,7 @@ func TestRoundTrip(t *testing.T) {
 		t.Error(diff)
 	}
 	compareTrees(t, filepath.Join(old, "k"), filepath.Join(target, "k"))
-	want := []Unmapped{{Kind: "user", ID: 4242, Files: 1}, {Kind: "group", ID: 4343, Files: 1}}
+	want := []Unmapped{{Kind: "user", ID: 1000, Files: 2} /* in the ACLs of k/acl and k/dir */, {Kind: "user", ID: 4242, Files: 1}, {Kind: "group", ID: 4343, Files: 1}}
 	if diff := cmp.Diff(want, report.Unmapped); diff != "" {
 		t.Error(diff)
 	}
@@ -286,72 +283,4 @@ func TestRecordsAsJSON(t *testing.T) {
 	if back.Path != "/a\n\xff" || back.Mode != 0o4755 {
 		t.Errorf("read back as %+v", back)
 	}
-}
-
-// A medium number of random files is put back as it was, whatever the buffer sizes.
-func TestRandomTrees(t *testing.T) {
-	needRoot(t)
-	for seed := range uint64(5) {
-		rnd := rand.New(rand.NewPCG(seed, 1))
-		root := t.TempDir()
-		dirs := []string{"k"}
-		check(t, os.Mkdir(filepath.Join(root, "k"), 0o755))
-		for range 60 {
-			path := filepath.Join(dirs[rnd.IntN(len(dirs))], randomName(rnd))
-			if rnd.IntN(4) == 0 {
-				check(t, os.Mkdir(filepath.Join(root, path), 0o755))
-				dirs = append(dirs, path)
-			} else {
-				check(t, os.WriteFile(filepath.Join(root, path), make([]byte, rnd.IntN(3*bufferBytes)), 0o600))
-			}
-			check(t, unix.Chown(filepath.Join(root, path), rnd.IntN(1<<31-1), rnd.IntN(1<<31-1)))
-			check(t, unix.Chmod(filepath.Join(root, path), uint32(rnd.IntN(0o10000))))
-		}
-		archive, _ := capture(t, scan(t, root, "/k"))
-		target := t.TempDir()
-		restore(t, target, archive, Options{})
-		compareTrees(t, filepath.Join(root, "k"), filepath.Join(target, "k"))
-		if diff := cmp.Diff([]Difference(nil), verify(t, target, archive, Options{})); diff != "" {
-			t.Errorf("seed %d: %s", seed, diff)
-		}
-	}
-}
-
-func randomName(rnd *rand.Rand) string {
-	name := make([]byte, 8+rnd.IntN(247))
-	for i := range name {
-		if name[i] = byte(1 + rnd.IntN(255)); name[i] == '/' {
-			name[i] = '_'
-		}
-	}
-	return string(name)
-}
-
-// BenchmarkSmallFiles puts 10,000 files through capture and restore; beside it
-// the same with tar.
-func BenchmarkSmallFiles(b *testing.B) {
-	root := b.TempDir()
-	for i := range 10000 {
-		dir := filepath.Join(root, "k", fmt.Sprint(i/100))
-		check(b, os.MkdirAll(dir, 0o755))
-		check(b, os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), make([]byte, 1000), 0o644))
-	}
-	b.Run("retain", func(b *testing.B) {
-		for b.Loop() {
-			plan := scan(b, root, "/k")
-			in, out := io.Pipe()
-			go func() {
-				_, err := Capture(context.Background(), plan, out, nil)
-				out.CloseWithError(err)
-			}()
-			_, err := Restore(context.Background(), b.TempDir(), in, Options{})
-			check(b, err)
-		}
-	})
-	b.Run("tar", func(b *testing.B) {
-		for b.Loop() {
-			script := `tar --xattrs --format=pax -C "$1" -cf - k | tar --xattrs -C "$2" -xpf -`
-			check(b, exec.Command("sh", "-c", script, "sh", root, b.TempDir()).Run())
-		}
-	})
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -38,12 +37,18 @@ type Entry struct {
 	GID        uint32 `json:"gid"`
 	HardLinkTo Path   `json:"hard_link_to,omitempty"`
 
-	rel        string
-	mtime      unix.Timespec
-	dev, ino   uint64
-	rdev       uint64
-	linked     bool // has further names, perhaps among what is kept
-	xattrBytes int64
+	rel      string
+	mtime    unix.Timespec
+	dev, ino uint64
+	rdev     uint64
+	linked   bool // has further names, perhaps among what is kept
+
+	// What inspect found, which holds as long as ctime does.
+	ctime          unix.Timespec
+	sparse         bool
+	stored         int64 // bytes in the archive: of the content without holes, and their map
+	attributes     bool  // extended attributes or inode flags
+	attributeBytes int64 // their PAX records
 }
 
 // Missing is a pattern that matched nothing.
@@ -87,11 +92,10 @@ func Scan(ctx context.Context, rootDir string, list List) (*Plan, error) {
 	defer root.Close()
 	s := &scanner{
 		ctx: ctx, root: root, list: list,
-		dirs:     &dirCache{root: root},
-		fs:       newFilesystems(),
-		seen:     map[string]bool{},
-		xattrBuf: make([]byte, maxXattr),
-		plan:     &Plan{Root: rootDir},
+		dirs: &dirCache{root: root},
+		fs:   newFilesystems(),
+		seen: map[string]bool{},
+		plan: &Plan{Root: rootDir},
 	}
 	defer s.dirs.flush()
 	if err := unix.Fstat(root.fd, &s.plan.rootStat); err != nil {
@@ -100,10 +104,15 @@ func Scan(ctx context.Context, rootDir string, list List) (*Plan, error) {
 	if s.plan.accounts, err = readAccounts(root); err != nil {
 		return nil, err
 	}
-	for i := range list.Patterns {
-		if err := s.pattern(&list.Patterns[i]); err != nil {
-			return nil, err
-		}
+	s.inspection = newInspection(ctx, root, &s.plan.accounts)
+	for i := 0; i < len(list.Patterns) && err == nil; i++ {
+		err = s.pattern(&list.Patterns[i])
+	}
+	if inspected := s.inspection.finish(s.plan); err == nil {
+		err = inspected
+	}
+	if err != nil {
+		return nil, err
 	}
 	s.plan.finish()
 	if len(s.plan.Missing) > 0 {
@@ -114,14 +123,14 @@ func Scan(ctx context.Context, rootDir string, list List) (*Plan, error) {
 }
 
 type scanner struct {
-	ctx      context.Context
-	root     *Root
-	list     List
-	dirs     *dirCache
-	fs       *filesystems
-	seen     map[string]bool // by path
-	xattrBuf []byte
-	plan     *Plan
+	ctx        context.Context
+	root       *Root
+	list       List
+	dirs       *dirCache
+	fs         *filesystems
+	seen       map[string]bool // by path
+	plan       *Plan
+	inspection *inspection
 }
 
 func (s *scanner) pattern(p *Pattern) error {
@@ -156,7 +165,7 @@ func (s *scanner) add(dir int, rel, name string, st *unix.Stat_t) error {
 	}
 	e := Entry{
 		Path: absolute(rel), Type: typeOf(st.Mode), Mode: Octal(st.Mode & 0o7777), UID: st.Uid, GID: st.Gid,
-		rel: rel, mtime: st.Mtim, dev: st.Dev, ino: st.Ino, rdev: st.Rdev,
+		rel: rel, mtime: st.Mtim, ctime: st.Ctim, dev: st.Dev, ino: st.Ino, rdev: st.Rdev,
 		linked: st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR,
 	}
 	if e.Type == TypeSocket {
@@ -169,39 +178,9 @@ func (s *scanner) add(dir int, rel, name string, st *unix.Stat_t) error {
 	if len(rel) > maxPath {
 		return fmt.Errorf("scan %s: path is longer than %d bytes", s.root.display(rel), maxPath)
 	}
-	if err := s.sizeXattrs(&e, dir, name); err != nil {
-		return fmt.Errorf("scan %s: %w", s.root.display(rel), err)
-	}
-	s.plan.Entries = append(s.plan.Entries, e)
+	s.inspection.add(e)
 	if e.Type == TypeDirectory {
 		return s.below(rel, st)
-	}
-	return nil
-}
-
-// maxXattrTotal leaves room for the other records in the 1 MiB of PAX records
-// that archive/tar reads for one file.
-const maxXattrTotal = 1<<20 - 2*maxPath - 8<<10
-
-func (s *scanner) sizeXattrs(e *Entry, dir int, name string) error {
-	object := xattrObject{dir, name}
-	names, err := object.list(s.xattrBuf)
-	if err != nil {
-		return err
-	}
-	for _, xattr := range names {
-		if !keptXattr(xattr) {
-			s.surprise(e.rel, "has the extended attribute "+Path(xattr).String()+", which is not kept")
-			continue
-		}
-		n, err := object.get(xattr, nil)
-		if err != nil {
-			return fmt.Errorf("read extended attribute %s: %w", xattr, err)
-		}
-		e.xattrBytes += paxRecordBytes(xattrKey(xattr), n)
-	}
-	if e.xattrBytes > maxXattrTotal {
-		return fmt.Errorf("extended attributes take %d bytes, more than the %d that an archive holds for one file", e.xattrBytes, maxXattrTotal)
 	}
 	return nil
 }
@@ -257,50 +236,4 @@ func (s *scanner) names(rel string, want *unix.Stat_t) ([]string, error) {
 
 func (s *scanner) surprise(rel, why string) {
 	s.plan.Surprises = append(s.plan.Surprises, Surprise{absolute(rel), why})
-}
-
-// finish sorts the entries, finds the hard links among them and adds up.
-func (p *Plan) finish() {
-	slices.SortFunc(p.Entries, func(a, b Entry) int {
-		return cmp.Or(cmp.Compare(rank(a.rel), rank(b.rel)), comparePaths(a.rel, b.rel))
-	})
-	type inode struct{ dev, ino uint64 }
-	first := map[inode]Path{}
-	p.ArchiveBytes = archiveEndBytes
-	for i := range p.Entries {
-		e := &p.Entries[i]
-		if e.linked {
-			if name, again := first[inode{e.dev, e.ino}]; again {
-				e.HardLinkTo = name
-			} else {
-				first[inode{e.dev, e.ino}] = e.Path
-			}
-		}
-		p.ArchiveBytes += p.archiveBytes(e)
-		if e.Type == TypeFile && e.HardLinkTo == "" {
-			p.ContentBytes += e.Bytes
-		}
-	}
-}
-
-// rank puts the account files first, so that Restore, which streams, knows the
-// numbers that hold in the end before it needs them.
-func rank(rel string) int {
-	if rel == "etc" || isAccountsFile(rel) {
-		return 0
-	}
-	return 1
-}
-
-func isAccountsFile(rel string) bool { return rel == "etc/passwd" || rel == "etc/group" }
-
-// comparePaths orders a directory's content right behind it: a slash sorts
-// before every byte that a name may contain.
-func comparePaths(a, b string) int {
-	for i := range min(len(a), len(b)) {
-		if a[i] != b[i] {
-			return cmp.Compare(int(a[i])-256*b2i(a[i] == '/'), int(b[i])-256*b2i(b[i] == '/'))
-		}
-	}
-	return cmp.Compare(len(a), len(b))
 }

@@ -42,6 +42,28 @@ func (f fdFile) Write(p []byte) (int, error) {
 	return written, nil
 }
 
+func pread(fd int, p []byte, offset int64) (int, error) {
+	for {
+		n, err := unix.Pread(fd, p, offset)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+func pwriteAll(fd int, p []byte, offset int64) error {
+	for len(p) > 0 {
+		n, err := unix.Pwrite(fd, p, offset)
+		if err != nil && err != unix.EINTR {
+			return err
+		}
+		if err == nil {
+			p, offset = p[n:], offset+int64(n)
+		}
+	}
+	return nil
+}
+
 func openat(dir int, name string, flags int) (int, error) {
 	for {
 		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)

@@ -1,12 +1,12 @@
 package retain
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"strconv"
 
@@ -24,8 +24,8 @@ type Difference struct {
 
 // Verify reads back everything beneath rootDir that the archive has and
 // compares type, content, owner (mapped as Restore does with the same options),
-// mode, modification time, extended attributes, link targets and hard links.
-// What Restore reported as conflict or lost is a difference here. The error is
+// mode, modification time, extended attributes, inode flags, holes, link targets
+// and hard links. What Restore reported as conflict or lost is a difference here. The error is
 // for what ends the run: reading the archive, or the root.
 func Verify(ctx context.Context, rootDir string, archive io.Reader, opts Options) ([]Difference, error) {
 	root, err := OpenRoot(rootDir)
@@ -39,8 +39,8 @@ func Verify(ctx context.Context, rootDir string, archive io.Reader, opts Options
 	}
 	v := &verifier{
 		ctx: ctx, root: root, dirs: &dirCache{root: root}, in: newReader(archive),
-		owners:  owners{rule: opts.Owners, accounts: accounts},
-		wantBuf: make([]byte, bufferBytes), gotBuf: make([]byte, bufferBytes), xattrBuf: make([]byte, maxXattr),
+		owners: owners{rule: opts.Owners, accounts: accounts},
+		sum:    sha256.New(), wantBuf: make([]byte, bufferBytes), gotBuf: make([]byte, bufferBytes), xattrBuf: make([]byte, maxXattr),
 	}
 	defer v.dirs.flush()
 	for {
@@ -64,7 +64,7 @@ func Verify(ctx context.Context, rootDir string, archive io.Reader, opts Options
 			return v.found, fmt.Errorf("verify %s: %w", root.display(it.rel), err)
 		}
 		if opts.Progress != nil {
-			opts.Progress(v.in.counted.n)
+			opts.Progress(v.in.at)
 		}
 	}
 }
@@ -75,6 +75,7 @@ type verifier struct {
 	dirs     *dirCache
 	in       *reader
 	owners   owners
+	sum      hash.Hash
 	wantBuf  []byte
 	gotBuf   []byte
 	xattrBuf []byte
@@ -92,6 +93,7 @@ func (v *verifier) entry(it item) error {
 	if err != nil {
 		return err
 	}
+	v.owners.mapACLs(it.header)
 	above, name := splitLast(it.rel)
 	dir, err := v.dirs.open(above)
 	var st unix.Stat_t
@@ -105,57 +107,96 @@ func (v *verifier) entry(it item) error {
 	if err != nil {
 		return err
 	}
-	object := xattrObject{dir, name}
-	if it.kind == TypeDirectory && typeOf(st.Mode) == TypeSymlink {
+	got := typeOf(st.Mode)
+	switch {
+	case it.kind == TypeHardLink:
+		return v.hardLink(it, &st)
+	case it.kind == got && (got == TypeFile || got == TypeDirectory):
+		return v.opened(it, dir, name, uid, gid)
+	case it.kind == TypeDirectory && got == TypeSymlink:
 		// Restore merged with what the link leads to.
-		if fd, err := v.dirs.open(it.rel); err == nil {
-			object = xattrObject{fd: fd}
-			if err := unix.Fstat(fd, &st); err != nil {
-				return err
-			}
+		if _, err := v.dirs.open(it.rel); err == nil {
+			return v.opened(it, -1, "", uid, gid)
 		}
 	}
-	if it.kind == TypeHardLink {
-		return v.hardLink(it, &st)
-	}
-	if got := typeOf(st.Mode); got != it.kind {
+	if got != it.kind {
 		v.differ(it, "type", string(it.kind), string(got))
 		return nil
 	}
-	v.differ(it, "uid", decimal(uid), decimal(st.Uid))
-	v.differ(it, "gid", decimal(gid), decimal(st.Gid))
-	if it.kind != TypeSymlink {
-		v.differ(it, "mode", Octal(it.header.Mode&0o7777).String(), Octal(st.Mode&0o7777).String())
-	}
-	want := it.times()[1]
-	v.differ(it, "mtime", timeText(want.Sec, want.Nsec), timeText(st.Mtim.Sec, st.Mtim.Nsec))
-	if err := v.xattrs(it, object); err != nil {
+	v.stat(it, &st, uid, gid)
+	if err := v.xattrs(it, xattrObject{dir, name}); err != nil {
 		return err
 	}
-	return v.byType(it, dir, name, &st)
-}
-
-func decimal(id uint32) string { return strconv.FormatUint(uint64(id), 10) }
-
-// timeText is stat(1)'s %.Y would it floor: seconds, and nanoseconds after them.
-func timeText(sec, nsec int64) string { return fmt.Sprintf("%d+%09dns", sec, nsec) }
-
-func (v *verifier) byType(it item, dir int, name string, st *unix.Stat_t) error {
 	switch it.kind {
-	case TypeFile:
-		return v.content(it, dir, name)
 	case TypeSymlink:
 		got, err := readlinkat(dir, name)
 		if err != nil {
 			return err
 		}
-		v.differ(it, "link target", Path(it.header.Linkname).String(), Path(got).String())
+		v.differ(it, "link target", Path(it.linkname).String(), Path(got).String())
 	case TypeCharDevice, TypeBlockDevice:
-		v.differ(it, "device", fmt.Sprintf("%d:%d", it.header.Devmajor, it.header.Devminor),
+		v.differ(it, "device", fmt.Sprintf("%d:%d", it.devmajor, it.devminor),
 			fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)))
 	}
 	return nil
 }
+
+// opened compares a file or directory: name in the open directory dir, or what the
+// path leads to with dir -1.
+func (v *verifier) opened(it item, dir int, name string, uid, gid uint32) error {
+	flags := unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK
+	var fd int
+	var err error
+	if dir < 0 {
+		fd, err = v.root.openDir(it.rel)
+	} else {
+		fd, err = openat(dir, name, flags)
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	v.stat(it, &st, uid, gid)
+	if err := v.xattrs(it, xattrObject{fd: fd}); err != nil {
+		return err
+	}
+	got, _, err := getFlags(fd)
+	if err != nil {
+		return fmt.Errorf("read inode flags: %w", err)
+	}
+	if got != it.flags {
+		v.differ(it, "inode flags", it.flags.String(), got.String())
+	}
+	if it.kind == TypeFile {
+		return v.content(it, fd, st.Size)
+	}
+	return nil
+}
+
+// stat compares what stat(2) tells.
+func (v *verifier) stat(it item, st *unix.Stat_t, uid, gid uint32) {
+	if uid != st.Uid {
+		v.differ(it, "uid", decimal(uid), decimal(st.Uid))
+	}
+	if gid != st.Gid {
+		v.differ(it, "gid", decimal(gid), decimal(st.Gid))
+	}
+	if it.kind != TypeSymlink && it.mode != st.Mode&0o7777 {
+		v.differ(it, "mode", Octal(it.mode).String(), Octal(st.Mode&0o7777).String())
+	}
+	if it.mtime != st.Mtim {
+		v.differ(it, "mtime", timeText(it.mtime), timeText(st.Mtim))
+	}
+}
+
+func decimal(id uint32) string { return strconv.FormatUint(uint64(id), 10) }
+
+// timeText is stat(1)'s %.Y would it floor: seconds, and nanoseconds after them.
+func timeText(t unix.Timespec) string { return fmt.Sprintf("%d+%09dns", t.Sec, t.Nsec) }
 
 func (v *verifier) hardLink(it item, st *unix.Stat_t) error {
 	above, name := splitLast(it.target)
@@ -202,46 +243,3 @@ func valueText(value string) string {
 	sum := sha256.Sum256([]byte(value))
 	return fmt.Sprintf("%d bytes, sha256 %s", len(value), hex.EncodeToString(sum[:]))
 }
-
-// content compares a file with the archive byte by byte. The digests are for
-// telling of a difference, when it would be too late to start them.
-func (v *verifier) content(it item, dir int, name string) error {
-	fd, err := openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	want, got := sha256.New(), sha256.New()
-	var wantBytes, gotBytes int64
-	equal := true
-	for {
-		w, wantErr := io.ReadFull(v.in.tar, v.wantBuf)
-		g, gotErr := io.ReadFull(fdFile(fd), v.gotBuf)
-		if wantErr != nil && wantErr != io.EOF && !(wantErr == io.ErrUnexpectedEOF && v.in.whole(it, wantBytes+int64(w))) {
-			return fmt.Errorf("read from the archive: %w", wantErr)
-		}
-		if gotErr != nil && gotErr != io.EOF && gotErr != io.ErrUnexpectedEOF {
-			return gotErr
-		}
-		equal = equal && bytes.Equal(v.wantBuf[:w], v.gotBuf[:g])
-		want.Write(v.wantBuf[:w])
-		got.Write(v.gotBuf[:g])
-		wantBytes += int64(w)
-		gotBytes += int64(g)
-		if wantErr != nil && gotErr != nil {
-			break
-		}
-		if err := v.ctx.Err(); err != nil {
-			return err
-		}
-	}
-	if !equal {
-		v.differ(it, "content", fmt.Sprintf("%d bytes, sha256 %x", wantBytes, want.Sum(nil)),
-			fmt.Sprintf("%d bytes, sha256 %x", gotBytes, got.Sum(nil)))
-	}
-	return nil
-}
-
-// whole tells the end of an entry from an archive that was cut short, which
-// io.ReadFull reports alike.
-func (r *reader) whole(it item, n int64) bool { return n == it.header.Size }

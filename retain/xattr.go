@@ -4,15 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	// paxXattr is how star, GNU tar, libarchive and Go name an extended attribute.
-	paxXattr = "SCHILY.xattr."
-
 	xattrCapability = "security.capability"
 	xattrACLPrefix  = "system.posix_acl_"
 	xattrDefaultACL = "system.posix_acl_default"
@@ -35,14 +33,14 @@ func xattrName(key string) string {
 // the filesystem that it is on.
 func keptXattr(name string) bool {
 	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "security.") ||
-		strings.HasPrefix(name, "trusted.") || strings.HasPrefix(name, xattrACLPrefix)
+		strings.HasPrefix(name, "trusted.") || isACL(name)
 }
 
 // exactXattr says whether a file that is put back must not have the attribute
 // unless the archive has it. What a security module or the kernel gives by
 // itself (security.selinux, security.ima) is not of that kind.
 func exactXattr(name string) bool {
-	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, xattrACLPrefix) || name == xattrCapability
+	return strings.HasPrefix(name, "user.") || isACL(name) || name == xattrCapability
 }
 
 // xattrObject is a file whose extended attributes are used: an open one, or a
@@ -53,7 +51,7 @@ type xattrObject struct {
 }
 
 // path leads through /proc, as there was no listxattrat(2) before Linux 6.13.
-func (o xattrObject) path() string { return fmt.Sprintf("/proc/self/fd/%d/%s", o.fd, o.name) }
+func (o xattrObject) path() string { return "/proc/self/fd/" + strconv.Itoa(o.fd) + "/" + o.name }
 
 func (o xattrObject) get(name string, buf []byte) (int, error) {
 	if o.name == "" {
