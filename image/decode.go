@@ -86,7 +86,14 @@ const maxWindow = 64 << 20
 // Decode recognises the format of src and decodes it with as many workers as
 // asked for, where the format allows. It reads src to its end, so that trailing
 // garbage is found.
-func Decode(src io.Reader, workers int) (*Decoder, error) {
+func Decode(src io.Reader, workers int) (*Decoder, error) { return decodeAs(src, workers, false) }
+
+// DecodeMapped is Decode for an image of which each range is held against a map of
+// SHA-256 before it is used. The weaker checksums inside zstd, a fifth of its
+// decoding, are left to that.
+func DecodeMapped(src io.Reader, workers int) (*Decoder, error) { return decodeAs(src, workers, true) }
+
+func decodeAs(src io.Reader, workers int, mapped bool) (*Decoder, error) {
 	in := newCompressed(src)
 	head, err := in.Peek(HeadBytes)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -103,7 +110,7 @@ func Decode(src io.Reader, workers int) (*Decoder, error) {
 		d.r, d.closer = b, b
 		d.chunks = func() (Chunk, error) { c, err := b.Next(); return Chunk(c), err }
 	case Zstd:
-		z := zstd.NewReader(in, zstd.Options{Workers: workers, MaxWindow: maxWindow})
+		z := zstd.NewReader(in, zstd.Options{Workers: workers, MaxWindow: maxWindow, NoChecksum: mapped})
 		d.r, d.closer = z, z
 		d.chunks = func() (Chunk, error) { c, err := z.Next(); return Chunk(c), err }
 	case Gzip:

@@ -20,6 +20,9 @@ type Input struct {
 	Bytes   int64    // compressed; -1 if not known
 	// SignedBy is the key that signed a release; nil otherwise.
 	SignedBy *Key
+	// Progress, which may be set before anything is taken from the decoder, is told how
+	// many bytes were read since the last time.
+	Progress func(bytes int64)
 
 	content io.Reader
 	close   []io.Closer
@@ -123,7 +126,18 @@ func (in *Input) readMap(name string) error {
 }
 
 // Read passes the compressed image on.
-func (in *Input) Read(p []byte) (int, error) { return in.content.Read(p) }
+func (in *Input) Read(p []byte) (int, error) {
+	n, err := in.content.Read(p)
+	if in.Progress != nil {
+		in.Progress(int64(n))
+	}
+	return n, err
+}
+
+// Decode decodes it, for a caller who holds each range against the map if there is one.
+func (in *Input) Decode(workers int) (*Decoder, error) {
+	return decodeAs(in, workers, in.Map != nil)
+}
 
 // Close closes all that was opened.
 func (in *Input) Close() error {

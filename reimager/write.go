@@ -201,20 +201,23 @@ func (o *writeOptions) write(ctx context.Context, in *image.Input, dev *disk.Dev
 	if err != nil {
 		return err
 	}
-	src, err := image.Decode(in, o.workers)
+	src, err := in.Decode(o.workers)
 	if err != nil {
 		return err
 	}
 	result.Format = string(src.Format)
-	total := int64(0)
-	if in.Map != nil {
-		total = in.Map.MappedBytes()
-	}
 	start := time.Now()
-	bar := r.Progress("write", total)
 	job := imaging.Job{
 		Device: dev, Source: src, Map: in.Map, Unmapped: imaging.Unmapped(o.unmapped), Keep: keep, NoDigests: !o.verify,
-		Progress: bar.Add, Warn: func(err error) { r.Printf("warning: %v", err) },
+		Warn: func(err error) { r.Printf("warning: %v", err) },
+	}
+	var bar *report.Progress
+	if in.Map != nil {
+		bar = r.Progress("write", in.Map.MappedBytes())
+		job.Progress = bar.Add
+	} else { // how long the image is nobody knows, but how much of the file is read
+		bar = r.Progress("read", max(0, in.Bytes))
+		in.Progress = bar.Add
 	}
 	if err := job.Check(); err != nil {
 		return errors.Join(err, src.Close())

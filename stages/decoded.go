@@ -115,7 +115,7 @@ func (r *Run) source(g *Gathered) (imageSource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image in RAM: %w", err)
 	}
-	d, err := image.Decode(f, r.Workers)
+	d, err := image.DecodeMapped(f, r.Workers)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

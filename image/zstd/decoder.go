@@ -25,6 +25,7 @@ const (
 type decoder struct {
 	source    *source
 	maxWindow int64
+	unchecked bool
 	small     int
 	workers   int
 
@@ -38,6 +39,7 @@ type decoder struct {
 	flows   chan *batch // for decoded streams
 	pieces  ring        // for what is fed to a stream; the walk's
 	whole   *zstd.Decoder
+	hollow  hollow
 
 	running sync.WaitGroup
 	mu      sync.Mutex
@@ -51,6 +53,7 @@ func newDecoder(src io.Reader, opts Options, small int) *decoder {
 	d := &decoder{
 		source:    newSource(src),
 		maxWindow: opts.MaxWindow,
+		unchecked: opts.NoChecksum,
 		small:     small,
 		workers:   opts.Workers,
 		ordered:   make(chan *job, opts.Workers+1),
@@ -79,6 +82,7 @@ func (d *decoder) options(cores int) []zstd.DOption {
 		zstd.WithDecoderMaxWindow(uint64(d.maxWindow)),
 		zstd.WithDecoderLowmem(true),
 		zstd.WithDecodeAllCapLimit(true),
+		zstd.IgnoreChecksum(d.unchecked),
 	}
 }
 

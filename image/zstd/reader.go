@@ -21,6 +21,8 @@ type Options struct {
 	// DefaultMaxWindow if it isn't positive. A large frame takes as much as its
 	// window and 5 MiB.
 	MaxWindow int64
+	// NoChecksum leaves the content's checksums to a caller who has better ones.
+	NoChecksum bool
 }
 
 // Chunk is a stretch of the decoded file: Data, or if there is none, Zeros.

@@ -335,3 +335,32 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// A frame of zeros that was met before is known by its bytes; one that differs from it
+// in a single one is decoded and judged.
+func TestRepeatedZeros(t *testing.T) {
+	e, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zeros, fewer, data := e.EncodeAll(make([]byte, 1<<20), nil), e.EncodeAll(make([]byte, 1<<20-1), nil), e.EncodeAll([]byte(strings.Repeat("data", 5000)), nil)
+	var file, want []byte
+	for _, f := range []struct{ file, content []byte }{
+		{zeros, make([]byte, 1<<20)}, {zeros, make([]byte, 1<<20)}, {data, []byte(strings.Repeat("data", 5000))},
+		{zeros, make([]byte, 1<<20)}, {fewer, make([]byte, 1<<20-1)}, {fewer, make([]byte, 1<<20-1)}, {zeros, make([]byte, 1<<20)},
+	} {
+		file, want = append(file, f.file...), append(want, f.content...)
+	}
+	for _, w := range ways() {
+		got, err := decode(t, bytes.NewReader(file), w, unlimited)
+		if err != io.EOF || !bytes.Equal(got, want) {
+			t.Errorf("%+v: %d bytes, %v; want %d", w, len(got), err, len(want))
+		}
+		damaged := bytes.Clone(zeros)
+		damaged[len(damaged)-1] ^= 1
+		_, err = decode(t, bytes.NewReader(append(bytes.Repeat(zeros, 5), damaged...)), w, unlimited)
+		if kind, _ := kindOf(err); kind != Checksum {
+			t.Errorf("%+v: a wrong checksum behind known zeros: %v", w, err)
+		}
+	}
+}

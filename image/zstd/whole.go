@@ -1,8 +1,10 @@
 package zstd
 
 import (
+	"bytes"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -33,8 +35,14 @@ func (d *decoder) work() {
 }
 
 func (d *decoder) decodeWhole(j *job, b *batch) error {
+	file := d.arena.bytes(j.region)
 	b.grow(j.need + outputSlack)
-	data, err := d.whole.DecodeAll(d.arena.bytes(j.region), b.data)
+	if n := d.hollow.knows(file); n > 0 {
+		b.data = b.data[:n]
+		b.add(n, true)
+		return nil
+	}
+	data, err := d.whole.DecodeAll(file, b.data)
 	if err != nil {
 		return d.locate(j, err)
 	}
@@ -45,7 +53,40 @@ func (d *decoder) decodeWhole(j *job, b *batch) error {
 		piece, rest, zeros = cutPiece(rest)
 		b.add(int64(len(piece)), zeros)
 	}
+	d.hollow.learn(file, b)
 	return nil
+}
+
+// hollow remembers a short frame that was nothing but zeros. A disk image in frames of
+// one size has many of them, all the same, and expanding their blocks took a third
+// of the time of an image two thirds zeros.
+type hollow struct {
+	mu    sync.Mutex
+	file  []byte // compressed
+	bytes int64  // decoded
+}
+
+// maxHollow is more than 16 MiB of zeros take in blocks of 128 KiB.
+const maxHollow = 4 << 10
+
+// knows returns how many zeros a frame is, or 0 if it isn't the one that is remembered.
+func (h *hollow) knows(file []byte) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(file) == 0 || !bytes.Equal(file, h.file) {
+		return 0
+	}
+	return h.bytes
+}
+
+// learn remembers the frame of a batch if that is nothing but zeros.
+func (h *hollow) learn(file []byte, b *batch) {
+	if len(file) > maxHollow || len(b.spans) != 1 || !b.spans[0].zeros {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.file, h.bytes = append(h.file[:0], file...), b.spans[0].n
 }
 
 // locate decodes a frame again, block by block, to find the one at which the library
