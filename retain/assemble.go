@@ -85,7 +85,15 @@ func (a *assembler) entry(c *capturer, i int) error {
 
 // all writes the archive. It leaves no goroutine behind.
 func (a *assembler) all() error {
-	err := a.entries()
+	var err error
+	for _, attached := range a.plan.attachments {
+		if err == nil {
+			err = a.write(attached.appendTo(nil))
+		}
+	}
+	if err == nil {
+		err = a.entries()
+	}
 	if err == nil {
 		err = a.write(make([]byte, archiveEndBytes))
 	}

@@ -20,6 +20,9 @@ type item struct {
 // a conflictError; with any other error the archive is at its end.
 func (r *reader) next() (item, error) {
 	h, err := r.header()
+	for err == nil && attached(h.name) {
+		h, err = r.header()
+	}
 	if err == io.EOF {
 		return item{}, io.EOF
 	}

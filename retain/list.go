@@ -14,6 +14,8 @@ import (
 type List struct {
 	Name     string // where it came from, for messages
 	Patterns []Pattern
+	// Accounts asks for the accounts to be merged: SetAccounts.
+	Accounts bool
 }
 
 // ParseList reads a retention list. name is used in errors only.
@@ -27,6 +29,9 @@ type List struct {
 //	/srv/data/            a trailing slash: only if it is a real directory
 //	-/etc/hostname        a leading -: may be missing
 //	!/etc/ssh/moduli      a leading !: not this, nor what is below
+//	@identity             a set: machine-id, SSH host keys, host name, time zone,
+//	                      locale, network configuration, as far as they are there
+//	@accounts             people and services, merged into the new system's
 //
 // Excludes win over everything else, wherever they stand. A glob follows
 // symbolic links to directories where it names them (inside the root), ** does
@@ -52,7 +57,14 @@ func ParseList(name string, r io.Reader) (List, error) {
 		if number == 1 {
 			line = strings.TrimPrefix(line, "\ufeff")
 		}
-		pattern, fault := parseLine(strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r"))
+		line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
+		var pattern *Pattern
+		var fault error
+		if set := strings.TrimLeft(line, " \t"); isSet(set) {
+			fault = list.addSet(set, number)
+		} else {
+			pattern, fault = parseLine(line)
+		}
 		switch {
 		case fault != nil:
 			faults = append(faults, fmt.Errorf("parse retention list %s:%d: %w", name, number, fault))
@@ -81,8 +93,6 @@ func parseLine(line string) (*Pattern, error) {
 	}
 	var p Pattern
 	switch line[0] {
-	case '@':
-		return nil, report.Hint(fmt.Errorf("unknown set %q", line), "write the paths themselves, one per line")
 	case '!':
 		p.Exclude = true
 	case '-':

@@ -14,6 +14,7 @@ type Pattern struct {
 	Line     int    // counted from 1
 	Optional bool   // may be missing
 	Exclude  bool
+	Set      string // that it belongs to; "" for a line of its own
 
 	dirOnly bool
 	parts   []part

@@ -25,6 +25,8 @@ type Plan struct {
 
 	accounts Accounts
 	rootStat unix.Stat_t
+
+	attachments []attachment
 }
 
 // Entry is one file to capture. Numbers are as in stat(2).
@@ -159,6 +161,12 @@ func (s *scanner) add(dir int, rel, name string, st *unix.Stat_t) error {
 		return nil
 	}
 	s.seen[rel] = true
+	if isAttachment(rel) {
+		return fmt.Errorf("scan %s: the archive needs this name for itself", s.root.display(rel))
+	}
+	if err := s.list.checkAccounts(rel); err != nil {
+		return fmt.Errorf("scan %s: %w", s.root.display(""), err)
+	}
 	if fs := s.fs.kernel(st.Dev, dir, name); fs != "" {
 		s.surprise(rel, "is on the kernel's filesystem "+fs+" and not kept")
 		return nil

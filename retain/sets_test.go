@@ -1,0 +1,130 @@
+package retain
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// rootOf makes a root with files whose content is their own path.
+func rootOf(t *testing.T, paths ...string) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, p := range append([]string{"/etc/passwd", "/etc/group"}, paths...) {
+		name := filepath.Join(root, p)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(p), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func planOf(t *testing.T, root, list string) (*Plan, error) {
+	t.Helper()
+	l, err := ParseList("list", strings.NewReader(list))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Scan(context.Background(), root, l)
+}
+
+func TestIdentity(t *testing.T) {
+	kept := []string{
+		"/etc/NetworkManager/system-connections/lan.nmconnection", "/etc/hostname", "/etc/machine-id", "/etc/netplan/01.yaml", "/etc/network/interfaces",
+		"/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_ed25519_key.pub", "/etc/sysconfig/network-scripts/ifcfg-eth0", "/etc/systemd/network/10-lan.network", "/etc/timezone",
+	}
+	root := rootOf(t, append(kept, "/etc/ssh/sshd_config", "/etc/hosts", "/etc/sysconfig/network-scripts/ifup")...)
+	if err := os.Symlink("/usr/share/zoneinfo/Europe/Vienna", filepath.Join(root, "etc/localtime")); err != nil {
+		t.Fatal(err)
+	}
+	plan, err := planOf(t, root, "@identity\n!/etc/netplan\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range plan.Entries {
+		if e.Type != TypeDirectory {
+			got = append(got, string(e.Path))
+		}
+	}
+	slices.Sort(got)
+	want := append(slices.DeleteFunc(slices.Clone(kept), func(p string) bool { return strings.Contains(p, "netplan") }), "/etc/localtime")
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("@identity keeps (-want +got):\n%s", diff)
+	}
+	if _, err := planOf(t, rootOf(t), "@identity\n"); err != nil {
+		t.Errorf("@identity of a system that has nothing of it = %v; want no error", err)
+	}
+}
+
+// A file that is merged is not kept as well.
+func TestAccountsExcludeTheirFiles(t *testing.T) {
+	root := rootOf(t, "/etc/hostname")
+	for list, want := range map[string]string{"@accounts\n/etc\n": "@accounts merges it", "@accounts\n/etc/passwd\n": "@accounts merges it", "@accounts\n/etc\n!/etc/passwd\n!/etc/group\n": "", "@accounts\n": ""} {
+		_, err := planOf(t, root, list)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: Scan = %v; want %q", list, err, want)
+		}
+	}
+}
+
+// What is attached travels in front, is found again, is plain tar, and is never put back.
+func TestAttachment(t *testing.T) {
+	old := rootOf(t, "/etc/hostname")
+	plan, err := planOf(t, old, "/etc/hostname\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, data := range []string{"accounts", "", strings.Repeat("x", 100_000)} {
+		plan.Attach("a"+string(rune('0'+len(data)%10)), []byte(data))
+	}
+	var archive bytes.Buffer
+	summary, err := Capture(t.Context(), plan, &archive, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if summary.ArchiveBytes > plan.ArchiveBytes || len(summary.Entries) != 1 {
+		t.Errorf("Capture: %d bytes, planned at most %d; entries %v", summary.ArchiveBytes, plan.ArchiveBytes, summary.Entries)
+	}
+	got, err := Attachment(bytes.NewReader(archive.Bytes()), "a8", 100)
+	if err != nil || string(got) != "accounts" {
+		t.Errorf("Attachment = %q, %v", got, err)
+	}
+	if got, err := Attachment(bytes.NewReader(archive.Bytes()), "other", 100); err != nil || got != nil {
+		t.Errorf("Attachment of another name = %q, %v", got, err)
+	}
+	if _, err := Attachment(bytes.NewReader(archive.Bytes()), "a0", 100); err != nil {
+		t.Errorf("Attachment of an empty one = %v", err)
+	}
+	if _, err := Attachment(bytes.NewReader(archive.Bytes()[:515]), "a8", 100); err == nil {
+		t.Error("Attachment of a cut archive = nil")
+	}
+	list := exec.Command("tar", "-tf", "-")
+	list.Stdin = bytes.NewReader(archive.Bytes())
+	if out, err := list.CombinedOutput(); err != nil || !strings.Contains(string(out), ".reimager/a8\n") {
+		t.Errorf("tar -t: %v\n%s", err, out)
+	}
+	fresh := rootOf(t)
+	report, err := Restore(t.Context(), fresh, bytes.NewReader(archive.Bytes()), Options{})
+	if err != nil || len(report.Entries) != 1 || len(report.Conflicts) != 0 {
+		t.Errorf("Restore = %+v, %v; want /etc/hostname alone", report, err)
+	}
+	if _, err := os.Stat(filepath.Join(fresh, ".reimager")); err == nil {
+		t.Error("the attachment was put back")
+	}
+	if differences, err := Verify(t.Context(), fresh, bytes.NewReader(archive.Bytes()), Options{}); err != nil || len(differences) != 0 {
+		t.Errorf("Verify = %v, %v", differences, err)
+	}
+	if _, err := planOf(t, rootOf(t, "/.reimager/x"), "/.reimager\n"); err == nil || !strings.Contains(err.Error(), "needs this name") {
+		t.Errorf("Scan of the reserved name = %v", err)
+	}
+}
