@@ -2,7 +2,10 @@ package retain
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 )
 
 // finish sorts the entries, finds the hard links among them and adds up.
@@ -13,6 +16,7 @@ func (p *Plan) finish() {
 	type inode struct{ dev, ino uint64 }
 	first := map[inode]Path{}
 	p.ArchiveBytes = archiveEndBytes
+	nameless := map[string]int{}
 	for i := range p.Entries {
 		e := &p.Entries[i]
 		if e.linked {
@@ -25,9 +29,24 @@ func (p *Plan) finish() {
 		p.ArchiveBytes += p.archiveBytes(e)
 		if e.Type == TypeFile && e.HardLinkTo == "" {
 			p.ContentBytes += e.Bytes
+			if e.stored > largeBytes {
+				p.Surprises = append(p.Surprises, Surprise{e.Path, fmt.Sprintf("has %d MiB, which have to fit into memory", e.stored>>20)})
+			}
+		}
+		if e.UID != 0 && p.accounts.UserName(e.UID) == "" {
+			nameless["user "+strconv.FormatUint(uint64(e.UID), 10)]++
+		}
+		if e.GID != 0 && p.accounts.GroupName(e.GID) == "" {
+			nameless["group "+strconv.FormatUint(uint64(e.GID), 10)]++
 		}
 	}
+	for _, owner := range slices.Sorted(maps.Keys(nameless)) {
+		p.Surprises = append(p.Surprises, Surprise{"/", fmt.Sprintf("has no name for %s, who owns %d files of the list: they keep the number", owner, nameless[owner])})
+	}
 }
+
+// largeBytes is how large a file may be before it is worth a word.
+const largeBytes = 256 << 20
 
 // rank puts the account files first, so that Restore, which streams, knows the
 // numbers that hold in the end before it needs them.

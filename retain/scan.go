@@ -58,6 +58,7 @@ type Missing struct {
 	Pattern string `json:"pattern"`
 	Line    int    `json:"line"`
 	Why     string `json:"why"`
+	Set     string `json:"set,omitempty"` // that the pattern belongs to
 }
 
 // Surprise is something that a reader of the list may not expect.
@@ -146,7 +147,7 @@ func (s *scanner) pattern(p *Pattern) error {
 	if x.matched {
 		return nil
 	}
-	m := Missing{Pattern: p.Text, Line: p.Line, Why: cmp.Or(x.why, "nothing matches")}
+	m := Missing{Pattern: p.Text, Line: p.Line, Set: p.Set, Why: cmp.Or(x.why, "nothing matches")}
 	if p.Optional {
 		s.plan.MaybeMissing = append(s.plan.MaybeMissing, m)
 	} else {
