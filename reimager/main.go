@@ -40,6 +40,7 @@ boot, and gives the machine its own files back.
   reimager arm DIR             do it at the next boot, whenever that is
   reimager disarm              don't
   reimager log                 how did the last run end, if it failed?
+  reimager status              armed? done? what was kept?
   reimager retained            what would be kept of this machine?
   reimager write IMAGE DISK    write an image to another disk by hand
   reimager cat IMAGE           decode an image
@@ -50,6 +51,6 @@ Exit status: 0 done, 1 failed, 2 wrong usage.`,
 			return cli.Usagef("no command given; see reimager --help")
 		},
 	}
-	root.AddCommand(armCommand(), disarmCommand(), logCommand(), retainedCommand(), captureCommand(), restoreCommand(), writeCommand(), catCommand())
+	root.AddCommand(armCommand(), disarmCommand(), logCommand(), statusCommand(), retainedCommand(), captureCommand(), restoreCommand(), writeCommand(), catCommand())
 	return cli.Execute(root, args, stdout, stderr)
 }

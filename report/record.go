@@ -6,6 +6,15 @@ import (
 	"time"
 )
 
+// Names of what a run leaves in the log directory of the new system.
+const (
+	LogName    = "reimager.log"
+	RecordName = "record.json"
+	// LogPointer is a link to that directory, for who does not know the configuration;
+	// beneath the new root.
+	LogPointer = "var/lib/reimager/log"
+)
+
 // RecordFormat is the version of record.json.
 const RecordFormat = 1
 

@@ -218,7 +218,7 @@ func (r *Run) leaveLog(ctx context.Context, root place, w *Written) error {
 		if err := r.writeLog(dir); err != nil {
 			r.warn("leave the log in %s: %v", dir, err)
 		} else {
-			r.Report.Printf("log      %s and %s", path.Join(dir, "reimager.log"), path.Join(dir, "record.json"))
+			r.Report.Printf("log      %s and %s", path.Join(dir, report.LogName), path.Join(dir, report.RecordName))
 		}
 		return nil
 	})
@@ -243,6 +243,22 @@ func (r *Run) writeLog(dir string) error {
 		return err
 	}
 	return errors.Join(
-		report.WriteFile(system, path.Join(dir, "reimager.log"), log, 0o600),
-		report.WriteFile(system, path.Join(dir, "record.json"), record, 0o600))
+		report.WriteFile(system, path.Join(dir, report.LogName), log, 0o600),
+		report.WriteFile(system, path.Join(dir, report.RecordName), record, 0o600),
+		pointTo(system, "/"+dir))
+}
+
+// pointTo leaves a link to the log directory where `reimager status` looks, unless it
+// is the default one.
+func pointTo(system *os.Root, dir string) error {
+	if dir == config.Default().New.LogDir {
+		return nil
+	}
+	if err := system.MkdirAll(path.Dir(report.LogPointer), 0o755); err != nil {
+		return err
+	}
+	if err := system.Remove(report.LogPointer); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return system.Symlink(dir, report.LogPointer)
 }
