@@ -24,8 +24,8 @@ func rules() map[string]struct {
 		why string
 	}
 	base := []string{"report"}
-	stages := []string{"boot", "config", "disk", "fault", "image", "image/bzip2", "image/zstd", "imaging", "kmod", "report", "retain", "wake"}
-	build := []string{"boot", "config", "disk", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain"}
+	stages := []string{"accounts", "boot", "config", "disk", "fault", "hook", "image", "image/bzip2", "image/zstd", "imaging", "kmod", "network", "report", "retain", "wake"}
+	build := []string{"accounts", "boot", "config", "disk", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain"}
 	return map[string]rule{
 		"report":          {nil, "everything reports, so it may depend on nothing"},
 		"fault":           {nil, "it has to vanish from a real init"},
@@ -36,7 +36,10 @@ func rules() map[string]struct {
 		"image/zstd":      {nil, "a decoder stands alone, so that it can be fuzzed alone"},
 		"imaging":         {append([]string{"disk", "image", "image/bzip2", "image/zstd"}, base...), "the engine joins image and disk, and knows nothing of runs and machines"},
 		"image/bzip2":     {nil, "a decoder stands alone, so that it can be fuzzed alone"},
-		"retain":          {base, "it works between any two directories, without disks or images"},
+		"accounts":        {base, "merging accounts is a matter of two sets of files, and of nothing else"},
+		"network":         {nil, "it reads the files of any system and decides nothing"},
+		"hook":            {[]string{"config", "disk", "kmod", "report", "wake"}, "it works in a mounted system, whatever brought it there"},
+		"retain":          {append([]string{"accounts"}, base...), "it works between any two directories, without disks or images"},
 		"retain/treetest": {nil, "it shares no code with what it tests"},
 		"boot":            {base, "it decides no policy"},
 		"initramfs":       {base, "builder and machine share it"},
@@ -44,10 +47,12 @@ func rules() map[string]struct {
 		"cli":             {base, "commands share it"},
 		"stages":          {stages, "stages put the rooms together"},
 		"init":            {append([]string{"stages"}, stages...), "PID 1 carries nothing that a run does not need"},
-		"initrd":          {[]string{"boot", "config", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain"}, "builder and machine read what was baked alike"},
+		"initrd":          {[]string{"accounts", "boot", "config", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain"}, "builder and machine read what was baked alike"},
 		"filesystem":      {append([]string{"disk"}, base...), "only the builder looks into filesystems; init mounts them"},
 		"pack":            {append([]string{"filesystem", "initrd"}, build...), "it makes releases; whoever reads them must not link what makes them"},
-		"imagebuild":      {append([]string{"cli", "filesystem", "initrd", "pack"}, build...), "a build host has no machine to wake"},
+		"vm":              {base, "a virtual machine knows nothing of what runs in it"},
+		"prove":           {append([]string{"initrd", "vm"}, build...), "it tries a release out from outside, as a machine gets it"},
+		"imagebuild":      {append([]string{"cli", "filesystem", "initrd", "pack", "prove", "vm"}, build...), "a build host has no machine to wake"},
 		"reimager":        {append([]string{"cli", "initramfs", "initrd", "stages"}, stages...), "the machine's side uses every room"},
 	}
 }

@@ -29,6 +29,9 @@ type Config struct {
 	PowerCut PowerCut `toml:"power_cut"`
 	Failure  Failure  `toml:"failure"`
 	Console  Console  `toml:"console"`
+	// Hooks run and Rewrites are applied in their order.
+	Hooks    []Hook    `toml:"hook"`
+	Rewrites []Rewrite `toml:"rewrite"`
 }
 
 // Machine describes the hardware that the initrd wakes on.
@@ -82,6 +85,9 @@ type Retain struct {
 	Owners Choice `toml:"owners"`
 	// Missing is "refuse" or "report": what a listed path that is not there means.
 	Missing Choice `toml:"missing"`
+	// SELinux is "keep" (the old labels) or "relabel" (and have the new system label
+	// all its files anew at its first boot).
+	SELinux Choice `toml:"selinux"`
 }
 
 // PowerCut says what a machine must survive.
@@ -115,7 +121,7 @@ func Default() Config {
 		Trust:    Trust{Signature: "require"},
 		Target:   Target{Disk: Disk{Kind: HoldsOldRoot}, Unmapped: "leave"},
 		New:      New{LogDir: "/var/log/reimager"},
-		Retain:   Retain{Owners: "name", Missing: "refuse"},
+		Retain:   Retain{Owners: "name", Missing: "refuse", SELinux: "keep"},
 		PowerCut: PowerCut{Lifeboat: "prefer"},
 		Failure:  Failure{BeforeWrite: "reboot", AfterWrite: "retry"},
 		Console:  Console{Shell: "/bin/sh"},
@@ -140,6 +146,7 @@ func Parse(name string, text []byte) (*Config, error) {
 	if err := dec.Decode(&c); err != nil {
 		return nil, positioned(name, text, err)
 	}
+	c.hookDefaults()
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -197,6 +204,7 @@ func (c *Config) check() error {
 	choice("target.unmapped", c.Target.Unmapped, "leave", "discard", "zero")
 	choice("retain.owners", c.Retain.Owners, "name", "id")
 	choice("retain.missing", c.Retain.Missing, "refuse", "report")
+	choice("retain.selinux", c.Retain.SELinux, "keep", "relabel")
 	choice("power_cut.lifeboat", c.PowerCut.Lifeboat, "prefer", "require", "off")
 	choice("failure.before_write", c.Failure.BeforeWrite, "reboot", "hold")
 	choice("failure.after_write", c.Failure.AfterWrite, "retry", "hold")
@@ -232,7 +240,7 @@ func (c *Config) check() error {
 	if c.Machine.DeviceTimeout.Duration <= 0 {
 		all = append(all, fmt.Errorf("machine.device_timeout = %s: expected more than nothing", c.Machine.DeviceTimeout))
 	}
-	return errors.Join(all...)
+	return errors.Join(append(all, c.checkHooks()...)...)
 }
 
 func cleanAbsolute(p string) bool { return path.IsAbs(p) && path.Clean(p) == p }

@@ -90,6 +90,61 @@ func TestDocumentedExample(t *testing.T) {
 	}
 }
 
+// The second example of the documentation shows hooks and rewrites.
+func TestDocumentedHooks(t *testing.T) {
+	text, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := strings.Split(string(text), "```toml\n")
+	if len(examples) < 3 {
+		t.Fatal("docs/configuration.md has no second toml example")
+	}
+	example, _, _ := strings.Cut(examples[2], "```")
+	got, err := Parse("docs/configuration.md", []byte(example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Hooks = []Hook{{
+		When: AfterRestore, Run: []string{"/usr/sbin/update-grub"}, Timeout: Timeout{2 * time.Minute},
+		OnFailure: Report, Env: map[string]string{"GRUB_DISABLE_OS_PROBER": "true"},
+	}}
+	want.Rewrites = []Rewrite{
+		{File: "/etc/hosts", Match: Pattern{`^127\.0\.1\.1\s`}, Replace: Template{"127.0.1.1 ${hostname}"}, Missing: MissingAppend, OnFailure: Report},
+		{File: "/etc/fstab", Match: Pattern{`^UUID=\S+(\s+/\s.*)`}, Replace: Template{"UUID=${root_uuid}$1"}, Missing: MissingRefuse, OnFailure: Report},
+	}
+	if diff := cmp.Diff(&want, got); diff != "" {
+		t.Errorf("the documented hooks (-want +got):\n%s", diff)
+	}
+	// What the example says in so many words are the defaults, where there are any.
+	short := "[[hook]]\nrun = [\"/usr/sbin/update-grub\"]\nenv = { GRUB_DISABLE_OS_PROBER = \"true\" }\n"
+	if got, err = Parse("short.toml", []byte(short)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.Hooks, got.Hooks); diff != "" {
+		t.Errorf("the documented defaults of [[hook]] are not the defaults (-want +got):\n%s", diff)
+	}
+}
+
+func TestTemplateParts(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		want []Part
+	}{
+		{"", []Part{{}}},
+		{"a", []Part{{Text: "a"}}},
+		{"$1x${2}0", []Part{{}, {Ref: "1"}, {Text: "x"}, {Ref: "2"}, {Text: "0"}}},
+		{"$$1", []Part{{}, {Text: "$"}, {Text: "1"}}},
+		{"${hostname}}", []Part{{}, {Ref: "hostname"}, {Text: "}"}}},
+	} {
+		got, err := Template{tt.text}.Parts()
+		if diff := cmp.Diff(tt.want, got); err != nil || diff != "" {
+			t.Errorf("Parts(%q) = %v (-want +got):\n%s", tt.text, err, diff)
+		}
+	}
+}
+
 func TestParseErrors(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"unknown key", "[machine]\nmodlues = \"classic\"\n", `f.toml:2:1: unknown key "machine.modlues"`},
@@ -109,6 +164,31 @@ func TestParseErrors(t *testing.T) {
 		{"tty", "[console]\ndiagnosis = [\"/dev/tty2\"]\n", "console.diagnosis"},
 		{"source by number", "[image]\nsource = \"partition 5:/x\"\n", "image.source"},
 		{"old root by number", "[old]\nroot = \"partition 2\"\n", "of which disk"},
+		{"hook when", "[[hook]]\nwhen = \"later\"\n", `hook 1: when = "later": expected one of`},
+		{"hook on_failure", "[[hook]]\non_failure = \"x\"\n", `hook 1: on_failure = "x"`},
+		{"hook timeout", "[[hook]]\ntimeout = \"0s\"\n", `f.toml:2:11: "0s": expected more than nothing`},
+		{"hook timeout of a week", "[[hook]]\ntimeout = \"168h\"\n", `at most 24h`},
+		{"hook timeout number", "[[hook]]\ntimeout = 5\n", `f.toml:2:1:`},
+		{"hook key", "[[hook]]\nruns = [\"/a\"]\n", `f.toml:2:1: unknown key "hook.runs"`},
+		{"hook without program", "[[hook]]\n", `hook 1: run = []`},
+		{"hook as text", "[[hook]]\nrun = \"/bin/true\"\n", `f.toml:2:`},
+		{"hook relative", "[[hook]]\nrun = [\"/bin/true\"]\n[[hook]]\nrun = [\"update-grub\"]\n", `hook 2: run`},
+		{"hook NUL", "[[hook]]\nrun = [\"/bin/x\", \"a\\u0000b\"]\n", `NUL`},
+		{"hook env", "[[hook]]\nrun = [\"/bin/x\"]\nenv = { \"A=B\" = \"c\" }\n", `env: "A=B"`},
+		{"rewrite pattern", "[[rewrite]]\nfile = \"/a\"\nmatch = \"(\"\n", "f.toml:3:9: \"(\": error parsing"},
+		{"rewrite empty pattern", "[[rewrite]]\nfile = \"/a\"\nmatch = \"\"\n", "f.toml:3:9:"},
+		{"rewrite without pattern", "[[rewrite]]\nfile = \"/a\"\n", "rewrite 1: match is missing"},
+		{"rewrite reference", "[[rewrite]]\nreplace = \"$x\"\n", `f.toml:2:11: "$x": expected $1`},
+		{"rewrite open brace", "[[rewrite]]\nreplace = \"${x\"\n", `f.toml:2:11:`},
+		{"rewrite two lines", "[[rewrite]]\nreplace = \"a\\nb\"\n", "expected one line"},
+		{"rewrite no such group", "[[rewrite]]\nfile = \"/a\"\nmatch = \"(a)\"\nreplace = \"$2\"\n", "rewrite 1: replace = \"$2\": ${2}: the pattern has no such group"},
+		{"rewrite huge group", "[[rewrite]]\nfile = \"/a\"\nmatch = \"(a)\"\nreplace = \"$99999999999999999999\"\n", "no such group"},
+		{"rewrite no such variable", "[[rewrite]]\nfile = \"/a\"\nmatch = \"a\"\nreplace = \"${host}\"\n", "no such group"},
+		{"rewrite group hides variable", "[[rewrite]]\nfile = \"/a\"\nmatch = \"(?P<hostname>a)\"\n", "name of a variable"},
+		{"rewrite append group", "[[rewrite]]\nfile = \"/a\"\nmatch = \"(a)\"\nreplace = \"$1\"\nmissing = \"append\"\n", "cannot make it"},
+		{"rewrite append nothing", "[[rewrite]]\nfile = \"/a\"\nmatch = \"a\"\nmissing = \"append\"\n", "rewrite 1: replace is empty"},
+		{"rewrite file", "[[rewrite]]\nfile = \"/etc/../a\"\nmatch = \"a\"\n", "rewrite 1: file"},
+		{"rewrite missing", "[[rewrite]]\nmissing = \"no\"\n", "rewrite 1: missing = \"no\""},
 		{"timeout", "[machine]\ndevice_timeout = \"soon\"\n", "30s"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -181,6 +261,7 @@ func TestJobRoundTripAndIdentity(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(classic))
 	f.Add([]byte("[machine]\nmodules = \"all-storage\"\n"))
+	f.Add([]byte("[[hook]]\nrun = [\"/a\"]\ntimeout = \"1s\"\n[[rewrite]]\nfile = \"/f\"\nmatch = \"(a)\"\nreplace = \"$1${hostname}\"\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := Parse("f.toml", text)
 		if err == nil && c.Machine.DeviceTimeout.Duration <= 0 {

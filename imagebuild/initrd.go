@@ -134,7 +134,11 @@ func bakeConfig(a *initramfs.Archive, o initrdOptions) (*config.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read retention list: %w", err)
 	}
-	if _, err := retain.ParseList(o.list, bytes.NewReader(list)); err != nil {
+	parsed, err := retain.ParseList(o.list, bytes.NewReader(list))
+	if err == nil && c.Retain.Owners == "id" {
+		err = parsed.CheckOwners(retain.ByID)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := a.File(config.RetentionListPath, list, 0o600); err != nil {

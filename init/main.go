@@ -9,6 +9,8 @@ package main
 import (
 	"fmt"
 	"os"
+
+	"reimager/hook"
 )
 
 // version is set by the linker; it names the source that this was built from.
@@ -28,6 +30,9 @@ const (
 func run(args []string, pid int) int {
 	if len(args) == 3 && args[0] == workerName {
 		return work(args[1], args[2])
+	}
+	if len(args) > 0 && args[0] == hook.ChildName { // PID 1 too, but of a namespace
+		return hook.Child()
 	}
 	if pid == 1 {
 		supervise()

@@ -59,6 +59,11 @@ func (in *Initrd) read() error {
 	if in.List, err = retain.ParseList("retentionlist", bytes.NewReader(text)); err != nil {
 		return err
 	}
+	if in.Config.Retain.Owners == "id" {
+		if err := in.List.CheckOwners(retain.ByID); err != nil {
+			return err
+		}
+	}
 	if text, err = in.Archive.Content(config.ModuleIndexPath); err != nil {
 		return err
 	}

@@ -262,6 +262,12 @@ func printRestored(done handRestored, out io.Writer) {
 	for _, l := range done.Lost {
 		fmt.Fprintf(out, "lost: the %s of %s: %s\n", l.Attribute, l.Path, l.Why)
 	}
+	if done.Accounts != nil {
+		fmt.Fprintf(out, "accounts: %s\n", done.Accounts.Summary())
+		for _, e := range done.Accounts.Entries {
+			fmt.Fprintf(out, "account: %s\n", e)
+		}
+	}
 	for _, u := range done.Unmapped {
 		fmt.Fprintf(out, "no %s %q here: %d files keep the number %d\n", u.Kind, u.Name, u.Files, u.ID)
 	}

@@ -189,6 +189,9 @@ func (s *status) print(out io.Writer) {
 	}
 	if put, ok := r.Retained.(*retain.Report); ok && put != nil {
 		line("kept", "%d files and directories, %s", len(put.Entries), disk.Size(put.ContentBytes))
+		if put.Accounts != nil {
+			line("accounts", "%s", put.Accounts.Summary())
+		}
 		for _, c := range put.Conflicts {
 			line("missing", "%s: %s", c.Path, c.Why)
 		}

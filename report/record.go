@@ -36,7 +36,24 @@ type Record struct {
 	Image    Image      `json:"image"`
 	Stages   []Duration `json:"stages"`
 	Retained any        `json:"retained,omitempty"` // what retain reports per path
+	Hooks    []HookRun  `json:"hooks,omitempty"`
+	Rewrites []Rewrite  `json:"rewrites,omitempty"`
 	Warnings []string   `json:"warnings,omitempty"`
+}
+
+// HookRun is a program of the new system that was run in it.
+type HookRun struct {
+	Run     []string `json:"run"`
+	When    string   `json:"when"`
+	Seconds float64  `json:"seconds"`
+	Error   string   `json:"error,omitempty"`
+}
+
+// Rewrite is a file of the new system in which lines were replaced.
+type Rewrite struct {
+	File  string `json:"file"`
+	Lines int    `json:"lines"`
+	Error string `json:"error,omitempty"`
 }
 
 // Machine is what the run woke on.

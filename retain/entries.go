@@ -21,7 +21,9 @@ type item struct {
 func (r *reader) next() (item, error) {
 	h, err := r.header()
 	for err == nil && attached(h.name) {
-		h, err = r.header()
+		if err = r.attachment(h); err == nil {
+			h, err = r.header()
+		}
 	}
 	if err == io.EOF {
 		return item{}, io.EOF

@@ -1,5 +1,7 @@
 package retain
 
+import "reimager/accounts"
+
 // Report tells what Restore did, and all that it did not do.
 type Report struct {
 	Entries []Restored `json:"entries"`
@@ -12,6 +14,8 @@ type Report struct {
 	// Lost are attributes that the new filesystem did not take.
 	Lost         []Lost `json:"lost,omitempty"`
 	ContentBytes int64  `json:"content_bytes"`
+	// Accounts is what became of each of the old system's, if they were merged.
+	Accounts *accounts.Report `json:"accounts,omitempty"`
 }
 
 // Restored is what is told of one file that was put back.

@@ -26,7 +26,9 @@ type reader struct {
 	at      int64 // how much of the archive was read
 	left    int64 // of the content of the entry at hand
 	padding int64 // behind it
-	block   [tarBlock]byte
+	// onAttachment takes what is attached; nil passes over it.
+	onAttachment func(name string, data []byte) error
+	block        [tarBlock]byte
 }
 
 func newReader(archive io.Reader) *reader {

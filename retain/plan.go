@@ -15,7 +15,7 @@ func (p *Plan) finish() {
 	})
 	type inode struct{ dev, ino uint64 }
 	first := map[inode]Path{}
-	p.ArchiveBytes = archiveEndBytes
+	p.ArchiveBytes += archiveEndBytes // to what is attached
 	nameless := map[string]int{}
 	for i := range p.Entries {
 		e := &p.Entries[i]

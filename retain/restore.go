@@ -7,6 +7,8 @@ import (
 	"io"
 
 	"golang.org/x/sys/unix"
+
+	"reimager/accounts"
 )
 
 // Options for Restore and Verify.
@@ -65,16 +67,17 @@ func Restore(ctx context.Context, rootDir string, archive io.Reader, opts Option
 		return &Report{}, err
 	}
 	defer root.Close()
-	accounts, err := readAccounts(root)
+	known, err := readAccounts(root)
 	if err != nil {
 		return &Report{}, err
 	}
 	r := &restorer{
 		ctx: ctx, root: root, dirs: &dirCache{root: root}, in: newReader(archive),
-		owners: owners{rule: opts.Owners, accounts: accounts}, maker: newMaker(ctx),
+		owners: owners{rule: opts.Owners, accounts: known}, maker: newMaker(ctx),
 		unlocked: map[dirKey]unlocked{},
 	}
 	defer r.dirs.flush()
+	r.in.onAttachment = r.mergeAccounts
 	r.crew = newCrew(ctx)
 	err = r.all(opts.Progress)
 	if r.batch != nil {
@@ -85,6 +88,7 @@ func Restore(ctx context.Context, rootDir string, archive io.Reader, opts Option
 	report := r.crew.report()
 	report.CreatedParents = r.createdParents
 	report.Unmapped = r.owners.report()
+	report.Accounts = r.accountsReport
 	return report, err
 }
 
@@ -103,6 +107,7 @@ type restorer struct {
 	unlocked       map[dirKey]unlocked // directories that were immutable or append-only
 	at             destination         // the directory that was used last
 	batch          *batch              // for it, not given to the crew yet
+	accountsReport *accounts.Report
 }
 
 // pendingDir is a directory that still gets its attributes.

@@ -107,6 +107,11 @@ func Scan(ctx context.Context, rootDir string, list List) (*Plan, error) {
 	if s.plan.accounts, err = readAccounts(root); err != nil {
 		return nil, err
 	}
+	if list.Accounts {
+		if err := s.plan.attachAccounts(); err != nil {
+			return nil, err
+		}
+	}
 	s.inspection = newInspection(ctx, root, &s.plan.accounts)
 	for i := 0; i < len(list.Patterns) && err == nil; i++ {
 		err = s.pattern(&list.Patterns[i])

@@ -3,12 +3,14 @@ package retain
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -127,4 +129,79 @@ func TestAttachment(t *testing.T) {
 	if _, err := planOf(t, rootOf(t, "/.reimager/x"), "/.reimager\n"); err == nil || !strings.Contains(err.Error(), "needs this name") {
 		t.Errorf("Scan of the reserved name = %v", err)
 	}
+}
+
+// Accounts are merged before files are put back, so that a file finds its owner under
+// the number that the merge gave him.
+func TestAccountsAreMerged(t *testing.T) {
+	needRoot(t)
+	old := rootOf(t, "/srv/till")
+	write := func(root, name, text string) {
+		if err := os.WriteFile(filepath.Join(root, "etc", name), []byte(text), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(old, "passwd", "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\ntill:x:990:990::/:/bin/false\n")
+	write(old, "group", "root:x:0:\nann:x:1000:\ntill:x:990:ann\n")
+	write(old, "shadow", "root:$6$old$roothash:19000::::::\nann:$6$ann$hash:19000::::::\ntill:!:19000::::::\n")
+	if err := os.Chown(filepath.Join(old, "srv/till"), 990, 990); err != nil {
+		t.Fatal(err)
+	}
+	plan, err := planOf(t, old, "@accounts\n/srv/till\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if _, err := Capture(t.Context(), plan, &archive, nil); err != nil {
+		t.Fatal(err)
+	}
+	if int64(archive.Len()) > plan.ArchiveBytes {
+		t.Errorf("archive: %d bytes, planned at most %d", archive.Len(), plan.ArchiveBytes)
+	}
+	fresh := rootOf(t)
+	write(fresh, "passwd", "root:x:0:0::/root:/bin/bash\nsystemd-network:x:990:990::/:/bin/false\n")
+	write(fresh, "group", "root:x:0:\nsystemd-network:x:990:\n")
+	write(fresh, "shadow", "root:*:20000::::::\nsystemd-network:!*:20000::::::\n")
+	before, err := Verify(t.Context(), fresh, bytes.NewReader(archive.Bytes()), Options{})
+	if err != nil || len(before) == 0 || before[0].What != "accounts" {
+		t.Errorf("Verify before = %v, %v; want the accounts to differ", before, err)
+	}
+	report, err := Restore(t.Context(), fresh, bytes.NewReader(archive.Bytes()), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	passwd, shadow := readFile(t, fresh+"/etc/passwd"), readFile(t, fresh+"/etc/shadow")
+	if !strings.Contains(passwd, "\nann:x:1000:1000:") || !strings.Contains(passwd, "systemd-network:x:990:") || !strings.Contains(shadow, "root:$6$old$roothash:") || !strings.Contains(shadow, "ann:$6$ann$hash:") {
+		t.Errorf("merged:\n%s%s", passwd, shadow)
+	}
+	owners, err := ReadAccounts(fresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, ok := owners.UID("till")
+	info, err := os.Stat(fresh + "/srv/till")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.Sys().(*syscall.Stat_t).Uid; !ok || uid == 990 || got != uid {
+		t.Errorf("/srv/till belongs to %d; till is %d, %v", got, uid, ok)
+	}
+	if text, err := json.Marshal(report); err != nil || report.Accounts == nil || strings.Contains(string(text), "roothash") || strings.Contains(string(text), "$6$") {
+		t.Errorf("the report has no accounts, or a hash: %v\n%s", err, text)
+	}
+	if differences, err := Verify(t.Context(), fresh, bytes.NewReader(archive.Bytes()), Options{}); err != nil || len(differences) != 0 {
+		t.Errorf("Verify = %v, %v", differences, err)
+	}
+	if _, err := Restore(t.Context(), rootOf(t), bytes.NewReader(archive.Bytes()), Options{Owners: ByID}); err == nil || !strings.Contains(err.Error(), "keep their numbers") {
+		t.Errorf("Restore by numbers = %v", err)
+	}
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }

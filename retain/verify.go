@@ -43,6 +43,7 @@ func Verify(ctx context.Context, rootDir string, archive io.Reader, opts Options
 		sum:    sha256.New(), wantBuf: make([]byte, bufferBytes), gotBuf: make([]byte, bufferBytes), xattrBuf: make([]byte, maxXattr),
 	}
 	defer v.dirs.flush()
+	v.in.onAttachment = v.compareAccounts
 	for {
 		if err := ctx.Err(); err != nil {
 			return v.found, fmt.Errorf("verify %s: %w", rootDir, err)

@@ -27,7 +27,8 @@ type gathered struct {
 	Sector0      []byte         `json:"sector0"` // of the image: one sector of the target
 	Table        disk.Table     `json:"table"`   // of the image
 	ArchiveBytes int64          `json:"archive_bytes"`
-	Record       *report.Record `json:"record"` // as it was at the end of gather
+	OldRoot      string         `json:"old_root"` // UUID of its filesystem
+	Record       *report.Record `json:"record"`   // as it was at the end of gather
 }
 
 // Where image and archive lie in RAM.
@@ -57,7 +58,7 @@ func (r *Run) Gather(ctx context.Context) (_ *Gathered, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gathered{gathered{Disk: *target, Record: r.Record}}
+	g := &Gathered{gathered{Disk: *target, OldRoot: root.fs.UUID, Record: r.Record}}
 	r.Record.Target = report.Target{Path: target.Path, Bytes: target.Bytes, SectorSize: target.SectorSize,
 		Serial: target.Serial, WWN: target.WWN, Model: target.Model}
 	r.Report.Printf("target   %s", target)
@@ -91,8 +92,11 @@ func (r *Run) Gather(ctx context.Context) (_ *Gathered, err error) {
 
 // plan finds out what the list keeps.
 func (r *Run) plan(ctx context.Context) (*retain.Plan, error) {
-	if len(r.List.Patterns) == 0 {
+	if r.List.Empty() {
 		return nil, nil
+	}
+	if err := r.List.CheckOwners(r.options().Owners); err != nil {
+		return nil, err
 	}
 	plan, err := retain.Scan(ctx, oldDir, r.List)
 	var missing *retain.MissingError

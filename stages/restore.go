@@ -35,14 +35,24 @@ func (r *Run) Restore(ctx context.Context, w *Written) (*Restored, error) {
 		return nil, err
 	}
 	r.Report.Printf("new root %s", root)
-	var put *retain.Report
-	if w.ArchiveBytes > 0 {
-		if put, err = r.putBack(ctx, root, w); err != nil {
-			return nil, err
+	err = r.guarded(w, func() error {
+		if err := r.before(ctx, root, w); err != nil {
+			return err
 		}
-		if err := r.compare(ctx, root, put); err != nil {
-			return nil, err
+		var put *retain.Report
+		if w.ArchiveBytes > 0 {
+			var err error
+			if put, err = r.putBack(ctx, root, w); err != nil {
+				return err
+			}
+			if err := r.compare(ctx, root, put); err != nil {
+				return err
+			}
 		}
+		return r.adapt(ctx, root, w, put)
+	})
+	if err != nil {
+		return nil, err
 	}
 	done(w.ArchiveBytes)
 	r.Record.Outcome = "restored"
@@ -143,6 +153,12 @@ func (r *Run) putBack(ctx context.Context, root place, w *Written) (*retain.Repo
 	for _, u := range put.Unmapped {
 		r.warn("the new system has no %s %q; %d files keep the number %d", u.Kind, u.Name, u.Files, u.ID)
 	}
+	if put.Accounts != nil {
+		r.Report.Printf("accounts %s", put.Accounts.Summary())
+		for _, e := range put.Accounts.Entries {
+			r.Report.Detail("accounts %s", e)
+		}
+	}
 	r.Report.Printf("restore  %d files and directories are back", len(put.Entries))
 	return put, nil
 }
@@ -201,7 +217,7 @@ const maxDifferences = 20
 // time, and is no reason to keep a machine from its new system.
 func decisive(what string) bool {
 	switch what {
-	case "existence", "type", "content", "link target", "device", "hard link":
+	case "accounts", "existence", "type", "content", "link target", "device", "hard link":
 		return true
 	}
 	return false

@@ -165,5 +165,5 @@ func (r *Run) warn(format string, args ...any) {
 
 // restores tells whether anything is to be done on the new filesystems at all.
 func (r *Run) restores() bool {
-	return !r.List.Empty() || r.Config.New.LogDir != config.LogOff
+	return !r.List.Empty() || len(r.Config.Hooks)+len(r.Config.Rewrites) > 0 || r.Config.Retain.SELinux == "relabel" || r.Config.New.LogDir != config.LogOff
 }
