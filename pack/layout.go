@@ -116,7 +116,7 @@ func ranges(extents []image.Extent) []image.Extent {
 
 // The types of an EFI system partition in GPT and MBR: UEFI 2.10, 5.2 and 5.3.3.
 const (
-	espGUID = "c12a7328-f81f-11d2-ba4b-00c93ec93b4b"
+	espGUID = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 	espMBR  = "ef"
 )
 

@@ -184,6 +184,23 @@ func TestPackAndWrite(t *testing.T) {
 	}
 }
 
+// A GPT is read with the sectors that it was written for, and its EFI system partition
+// is what UEFI boots from.
+func TestPackGPT(t *testing.T) {
+	img := filepath.Join(t.TempDir(), "gpt.img")
+	must(t, os.WriteFile(img, nil, 0o600))
+	must(t, os.Truncate(img, 8*mib))
+	sfdisk := exec.Command("sfdisk", "-q", img)
+	sfdisk.Stdin = strings.NewReader("label: gpt\nsize=1MiB,type=uefi\nsize=4MiB,type=linux\n")
+	if out, err := sfdisk.CombinedOutput(); err != nil {
+		t.Fatalf("sfdisk: %v (`./dev test` installs fdisk)\n%s", err, out)
+	}
+	m := pack(t, options(img, filepath.Join(t.TempDir(), "release"), image.Zstd)).Manifest
+	if got := fmt.Sprint(m.Disk); got != "{8388608 512 gpt [uefi]}" {
+		t.Errorf("disk %s; want 8 MiB, sectors of 512, gpt, uefi", got)
+	}
+}
+
 // The same input gives the same bytes.
 func TestPackIsReproducible(t *testing.T) {
 	img := kiosk(t)

@@ -11,6 +11,7 @@ import (
 
 	"reimager/qemu-tests/lab"
 	"reimager/qemu-tests/scenario"
+	"reimager/vm"
 )
 
 // A sector that cannot be written: the write is tried again, then the machine
@@ -25,9 +26,9 @@ func TestBadSectorHolds(t *testing.T) {
 		Config: scenario.ClassicConfig + "\n[console]\ndiagnosis = [\"tty2\"]\n",
 		Flags:  []string{"--include", busybox + ":/bin/sh"},
 	})
-	vm := start(t, lab.Config{Drives: []lab.Drive{k.Drive()}, NoReboot: true})
-	wait(ctx, t, vm, "armed; rebooting now")
-	waitExit(ctx, t, vm)
+	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, NoReboot: true})
+	wait(ctx, t, guest, "armed; rebooting now")
+	waitExit(ctx, t, guest)
 
 	// In the new root, where the old system writes nothing at its next boot.
 	table, err := lab.ReadTable(ctx, k.NewRaw)
@@ -35,23 +36,23 @@ func TestBadSectorHolds(t *testing.T) {
 	root, err := table.Entry(lab.KioskRoot)
 	must(t, err)
 	bad := root.Offset/512 + 16
-	blockdev, err := lab.FaultyBlockdev(0, k.Disk, lab.Fault{Sector: bad, IOType: "write"})
+	blockdev, err := vm.FaultyBlockdev(0, k.Disk, vm.Fault{Sector: bad, IOType: "write"})
 	must(t, err)
-	vm = start(t, lab.Config{Drives: []lab.Drive{{Blockdev: blockdev, Serial: scenario.Serial}}, NoReboot: true})
-	wait(ctx, t, vm, "a diagnosis shell is on tty2")
+	guest = start(t, vm.Config{Drives: []vm.Drive{{Blockdev: blockdev, Serial: scenario.Serial}}, NoReboot: true})
+	wait(ctx, t, guest, "a diagnosis shell is on tty2")
 	for attempt := 1; attempt <= 3; attempt++ {
-		wait(ctx, t, vm, fmt.Sprintf("FAILED   write: write /dev/sda: sector %d: input/output error", bad))
-		wait(ctx, t, vm, fmt.Sprintf("attempt %d)", attempt))
+		wait(ctx, t, guest, fmt.Sprintf("FAILED   write: write /dev/sda: sector %d: input/output error", bad))
+		wait(ctx, t, guest, fmt.Sprintf("attempt %d)", attempt))
 	}
-	wait(ctx, t, vm, "THE MACHINE HOLDS")
-	wait(ctx, t, vm, "DO NOT SWITCH IT OFF")
-	waitScreen(ctx, t, vm, fmt.Sprint("sector ", bad))
-	waitScreen(ctx, t, vm, "DO NOT SWITCH IT OFF")
-	vm.Kill()
+	wait(ctx, t, guest, "THE MACHINE HOLDS")
+	wait(ctx, t, guest, "DO NOT SWITCH IT OFF")
+	waitScreen(ctx, t, guest, fmt.Sprint("sector ", bad))
+	waitScreen(ctx, t, guest, "DO NOT SWITCH IT OFF")
+	guest.Kill()
 
 	// The power was cut now: what starts is the holding code.
-	vm = start(t, lab.Config{Drives: []lab.Drive{k.Drive()}, NoReboot: true})
-	wait(ctx, t, vm, "reimage interrupted")
+	guest = start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, NoReboot: true})
+	wait(ctx, t, guest, "reimage interrupted")
 }
 
 // A disk that fails at the very first write has not been changed: the machine
@@ -60,12 +61,12 @@ func TestRefusedFirstWriteGoesBack(t *testing.T) {
 	t.Parallel()
 	ctx := withTimeout(t)
 	k := armed(t)
-	blockdev, err := lab.FaultyBlockdev(0, k.Disk, lab.Fault{Sector: 0, IOType: "write"})
+	blockdev, err := vm.FaultyBlockdev(0, k.Disk, vm.Fault{Sector: 0, IOType: "write"})
 	must(t, err)
-	vm := start(t, lab.Config{Drives: []lab.Drive{{Blockdev: blockdev, Serial: scenario.Serial}}})
-	wait(ctx, t, vm, "the disk refused the first write; nothing was changed")
-	wait(ctx, t, vm, "boot the old system")
-	wait(ctx, t, vm, "old: BACK AFTER A FAILED RUN")
+	guest := start(t, vm.Config{Drives: []vm.Drive{{Blockdev: blockdev, Serial: scenario.Serial}}})
+	wait(ctx, t, guest, "the disk refused the first write; nothing was changed")
+	wait(ctx, t, guest, "boot the old system")
+	wait(ctx, t, guest, "old: BACK AFTER A FAILED RUN")
 }
 
 // Whatever kills the worker ends in the one place that decides, and never in a
@@ -100,14 +101,14 @@ func TestWorkerDies(t *testing.T) {
 				must(t, err)
 				must(t, os.WriteFile(name, []byte(strings.Replace(string(text), "'quiet'", "'quiet' 'reimager.fault="+tt.fault+"'", 1)), 0o644))
 			})
-			vm := start(t, lab.Config{Drives: []lab.Drive{k.Drive()}})
-			wait(ctx, t, vm, tt.says)
-			wait(ctx, t, vm, tt.ends)
-			if vm.Console.Contains("Kernel panic") {
+			guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})
+			wait(ctx, t, guest, tt.says)
+			wait(ctx, t, guest, tt.ends)
+			if guest.Console.Contains("Kernel panic") {
 				t.Error("the kernel panicked")
 			}
 			if strings.Contains(tt.ends, "new") {
-				waitExit(ctx, t, vm)
+				waitExit(ctx, t, guest)
 				got := tree(t, k.Disk, lab.KioskRoot)["etc/kiosk/keys/client.key"]
 				if got.UID != 880 || got.Mode != 0o600 {
 					t.Errorf("client.key: owner %d, %v; want 880, -rw-------", got.UID, got.Mode)
@@ -133,11 +134,11 @@ func TestArmDisarm(t *testing.T) {
 	for _, p := range []int{lab.KioskBoot, lab.KioskRoot} {
 		before[p] = tree(t, k.Disk, p)
 	}
-	vm := start(t, lab.Config{Drives: []lab.Drive{k.Drive()}})
+	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})
 	for _, text := range []string{"ended with 0", "no kernel in it", "hint:", "wrong folder: 1", "usage:", "no folder: 2"} {
-		wait(ctx, t, vm, text)
+		wait(ctx, t, guest, text)
 	}
-	waitExit(ctx, t, vm)
+	waitExit(ctx, t, guest)
 	for p, was := range before {
 		now := tree(t, k.Disk, p)
 		for path := range now {
@@ -181,9 +182,9 @@ func TestOtherDiskInFront(t *testing.T) {
 			}
 			own := k.Drive()
 			own.Device = ",bootindex=0"
-			vm := start(t, lab.Config{Drives: []lab.Drive{{Path: front, Serial: "OTHER", Device: ",bootindex=1"}, own}, NoReboot: true})
-			wait(ctx, t, vm, tt.says)
-			waitExit(ctx, t, vm)
+			guest := start(t, vm.Config{Drives: []vm.Drive{{Path: front, Serial: "OTHER", Device: ",bootindex=1"}, own}, NoReboot: true})
+			wait(ctx, t, guest, tt.says)
+			waitExit(ctx, t, guest)
 			if n := changed(t, before, front); len(n) > 0 {
 				t.Errorf("%d blocks of the other disk were changed, first at byte %d", len(n), n[0])
 			}

@@ -11,6 +11,7 @@ import (
 
 	"reimager/qemu-tests/lab"
 	"reimager/qemu-tests/scenario"
+	"reimager/vm"
 )
 
 const keptDecoded = "kept in memory decoded, too"
@@ -22,20 +23,20 @@ func TestClassicMachineIsReplaced(t *testing.T) {
 	ctx := withTimeout(t)
 	k := build(t, scenario.Spec{New: func(n *lab.KioskSpec) { n.BootScript = scenario.ShowScript }})
 	old := map[int]map[string]lab.Entry{lab.KioskRoot: tree(t, k.Disk, lab.KioskRoot), lab.KioskLog: tree(t, k.Disk, lab.KioskLog)}
-	vm := start(t, lab.Config{Drives: []lab.Drive{k.Drive()}})
+	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})
 	for _, text := range []string{k.Old.Banner(), "armed; rebooting now",
 		"stage gather", "stage write", "cast off /dev/sda", "stage read back", "stage restore", "stage land", "boot the new system",
 		k.New.Banner(), "new: kiosk-0042 " + k.Old.MachineID(), "atm(880) atm(880) /etc/kiosk/keys/client.key", k.New.Done()} {
-		wait(ctx, t, vm, text)
+		wait(ctx, t, guest, text)
 	}
-	if err := vm.WaitExit(ctx); err != nil { // it powers off
+	if err := guest.WaitExit(ctx); err != nil { // it powers off
 		t.Fatal(err)
 	}
 
-	if !vm.Console.Contains(keptDecoded) {
+	if !guest.Console.Contains(keptDecoded) {
 		t.Error("the image was not kept decoded, although there is memory for it")
 	}
-	if vm.Console.Contains("diagnosis shell") {
+	if guest.Console.Contains("diagnosis shell") {
 		t.Error("a shell was opened that nobody asked for")
 	}
 	for _, partition := range []int{lab.KioskBoot, lab.KioskRoot, lab.KioskData, lab.KioskLog} {
@@ -97,7 +98,8 @@ func expectRetained(k *scenario.Kiosk, want, old map[string]lab.Entry, partition
 // times of folders that something was put into, and the log.
 func forget(want, got map[string]lab.Entry, partition int) {
 	if partition == lab.KioskRoot {
-		for _, made := range []string{"srv", "srv/one", "srv/two", "srv/names"} {
+		delete(got, "var/lib/reimager/log") // leads to the log
+		for _, made := range []string{"srv", "srv/one", "srv/two", "srv/names", "var/lib/reimager", "var/lib"} {
 			if e, ok := got[made]; ok && want[made].Path == "" && e.Mode == fs.ModeDir|0o755 && e.UID == 0 && e.GID == 0 {
 				delete(got, made) // parents that the new system did not have
 			}
@@ -140,15 +142,15 @@ func TestEmptyListLeavesTheImage(t *testing.T) {
 	ctx := withTimeout(t)
 	k := build(t, scenario.Spec{NoRetain: true, Config: strings.ReplaceAll(scenario.ClassicConfig, "/kiosk/log", "off")})
 	before := k.Disk + ".before"
-	vm := start(t, lab.Config{Drives: []lab.Drive{k.Drive()}, NoReboot: true})
-	wait(ctx, t, vm, "armed; rebooting now")
-	waitExit(ctx, t, vm)
+	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, NoReboot: true})
+	wait(ctx, t, guest, "armed; rebooting now")
+	waitExit(ctx, t, guest)
 	must(t, lab.CopySparse(before, k.Disk))
 	// With little memory the image is decoded again for the write.
-	vm = start(t, lab.Config{Drives: []lab.Drive{k.Drive()}, NoReboot: true, MemoryMiB: 320})
-	wait(ctx, t, vm, "boot the new system")
-	waitExit(ctx, t, vm)
-	if vm.Console.Contains(keptDecoded) {
+	guest = start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, NoReboot: true, MemoryMiB: 320})
+	wait(ctx, t, guest, "boot the new system")
+	waitExit(ctx, t, guest)
+	if guest.Console.Contains(keptDecoded) {
 		t.Error("the image was kept decoded, although memory is short")
 	}
 
@@ -163,8 +165,8 @@ func TestEmptyListLeavesTheImage(t *testing.T) {
 			break
 		}
 	}
-	vm = start(t, lab.Config{Drives: []lab.Drive{k.Drive()}})
-	wait(ctx, t, vm, k.New.Banner())
+	guest = start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})
+	wait(ctx, t, guest, k.New.Banner())
 }
 
 // The defaults do where fstabs are plain: old and new root and their filesystems
@@ -173,11 +175,11 @@ func TestDefaultsAndSignature(t *testing.T) {
 	t.Parallel()
 	ctx := withTimeout(t)
 	k := build(t, scenario.Spec{Config: scenario.DefaultConfig, Signed: true})
-	vm := start(t, lab.Config{Drives: []lab.Drive{k.Drive()}})
-	wait(ctx, t, vm, "old root /dev/sda2")
-	wait(ctx, t, vm, "new root /dev/sda2")
-	wait(ctx, t, vm, k.New.Done())
-	waitExit(ctx, t, vm)
+	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})
+	wait(ctx, t, guest, "old root /dev/sda2")
+	wait(ctx, t, guest, "new root /dev/sda2")
+	wait(ctx, t, guest, k.New.Done())
+	waitExit(ctx, t, guest)
 	record := recordOf(t, k.Disk, lab.KioskRoot, "/var/log/reimager/record.json")
 	checkRecord(t, record)
 	if by := record["image"].(map[string]any)["signed_by"]; by == nil {

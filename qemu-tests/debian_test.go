@@ -4,8 +4,8 @@ import (
 	"strings"
 	"testing"
 
-	"reimager/qemu-tests/lab"
 	"reimager/qemu-tests/scenario"
+	"reimager/vm"
 )
 
 // Real systems: Debian 12 with systemd is armed by its own service and replaced by
@@ -17,12 +17,12 @@ func TestDebianIsReplaced(t *testing.T) {
 	old := tree(t, d.Disk, d.OldRoot)
 	brought := tree(t, d.Release.Disk.Path, d.NewRoot)
 	ctx := withTimeout(t)
-	vm := start(t, lab.Config{Drives: []lab.Drive{d.Drive()}, MemoryMiB: d.MemoryMiB()})
+	guest := start(t, vm.Config{Drives: []vm.Drive{d.Drive()}, MemoryMiB: d.MemoryMiB()})
 	for _, text := range []string{"old: Debian GNU/Linux 12", "armed; rebooting now", "stage gather", "stage write",
 		"stage restore", "boot the new system", "Debian GNU/Linux 13", d.Old.LoginPrompt()} {
-		wait(ctx, t, vm, text)
+		wait(ctx, t, guest, text)
 	}
-	vm.Kill()
+	guest.Kill()
 
 	got := tree(t, d.Disk, d.NewRoot)
 	var keys int

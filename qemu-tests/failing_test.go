@@ -16,6 +16,7 @@ import (
 	"reimager/qemu-tests/lab"
 	"reimager/qemu-tests/scenario"
 	"reimager/report"
+	"reimager/vm"
 )
 
 const releaseImage = "release/new.img.bz2" // on the data partition
@@ -26,27 +27,27 @@ func TestFailureBeforeWriteGoesBack(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name  string
-		spoil func(t *testing.T, k *scenario.Kiosk, vm *lab.Config)
+		spoil func(t *testing.T, k *scenario.Kiosk, guest *vm.Config)
 		want  string // in the error
 		mute  bool   // nothing can be reported where no disk is found
 	}{
-		{"image missing", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+		{"image missing", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			edit(t, k.Disk, lab.KioskData, func(dir string) { must(t, os.Remove(filepath.Join(dir, releaseImage))) })
 		}, "there is no such file", false},
-		{"image truncated", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+		{"image truncated", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			changeImage(t, k, func(f string) {
 				info, err := os.Stat(f)
 				must(t, err)
 				must(t, os.Truncate(f, info.Size()*2/3))
 			})
 		}, "truncated", false},
-		{"image cut short since it was armed", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+		{"image cut short since it was armed", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			edit(t, k.Disk, lab.KioskData, func(dir string) { must(t, os.Truncate(filepath.Join(dir, releaseImage), 1000)) })
 		}, "1000 bytes, expected", false},
-		{"one bit of the image flipped", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+		{"one bit of the image flipped", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			changeImage(t, k, func(f string) { flipBit(t, f) })
 		}, "decode bzip2 at byte", false},
-		{"image larger than the disk", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+		{"image larger than the disk", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			changeImage(t, k, func(f string) {
 				large := filepath.Join(t.TempDir(), "large.raw")
 				must(t, lab.CopySparse(large, k.NewRaw))
@@ -55,19 +56,19 @@ func TestFailureBeforeWriteGoesBack(t *testing.T) {
 				must(t, lab.CompressBzip2(t.Context(), large, f))
 			})
 		}, "larger than", false},
-		{"retained path missing", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+		{"retained path missing", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			edit(t, k.Disk, lab.KioskRoot, func(dir string) { must(t, os.Remove(filepath.Join(dir, "srv/two/same"))) })
 		}, "find retained path /srv/two/same (retentionlist:9)", false},
-		{"not enough memory", func(_ *testing.T, _ *scenario.Kiosk, vm *lab.Config) { vm.MemoryMiB = 208 },
+		{"not enough memory", func(_ *testing.T, _ *scenario.Kiosk, guest *vm.Config) { guest.MemoryMiB = 208 },
 			"check memory", false},
-		{"another disk", func(_ *testing.T, _ *scenario.Kiosk, vm *lab.Config) { vm.Drives[0].Serial = "ANOTHER" },
+		{"another disk", func(_ *testing.T, _ *scenario.Kiosk, guest *vm.Config) { guest.Drives[0].Serial = "ANOTHER" },
 			`serial "ANOTHER", expected "KIOSK0042"`, false},
-		{"image not signed", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+		{"image not signed", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			_, key, err := scenario.Sign(t.TempDir(), k.NewImage)
 			must(t, err)
 			rebake(t, k, strings.ReplaceAll(scenario.ClassicConfig, "if-present", "require"), "--key", key)
 		}, "there is no signature", false},
-		{"signed by somebody else", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+		{"signed by somebody else", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			dir := t.TempDir()
 			signature, _, err := scenario.Sign(dir, k.NewImage)
 			must(t, err)
@@ -80,7 +81,7 @@ func TestFailureBeforeWriteGoesBack(t *testing.T) {
 			must(t, err)
 			rebake(t, k, strings.ReplaceAll(scenario.ClassicConfig, "if-present", "require"), "--key", key)
 		}, "expected one of the trusted keys", false},
-		{"module missing", func(t *testing.T, k *scenario.Kiosk, _ *lab.Config) {
+		{"module missing", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			without(t, k, `modules = ["sd_mod", "ext4"]`)
 		}, "shows no disk at all; is the driver of its controller in the initrd?", true},
 	} {
@@ -88,14 +89,14 @@ func TestFailureBeforeWriteGoesBack(t *testing.T) {
 			t.Parallel()
 			ctx := withTimeout(t)
 			k := armed(t)
-			vm := lab.Config{Drives: []lab.Drive{k.Drive()}, NoReboot: true}
-			tt.spoil(t, k, &vm)
+			guest := vm.Config{Drives: []vm.Drive{k.Drive()}, NoReboot: true}
+			tt.spoil(t, k, &guest)
 			replayJournals(t, k.Disk)
 			before := k.Disk + ".before"
 			must(t, lab.CopySparse(before, k.Disk))
 			oldTree := tree(t, k.Disk, lab.KioskRoot)
 
-			run := start(t, vm)
+			run := start(t, guest)
 			wait(ctx, t, run, "FAILED")
 			wait(ctx, t, run, "boot the old system")
 			waitExit(ctx, t, run)
@@ -105,8 +106,8 @@ func TestFailureBeforeWriteGoesBack(t *testing.T) {
 			onlyAllowedChanges(t, before, k.Disk, oldTree)
 			checkReport(t, k, tt.want, tt.mute)
 
-			vm.NoReboot = false
-			again := start(t, vm)
+			guest.NoReboot = false
+			again := start(t, guest)
 			wait(ctx, t, again, k.Old.Banner())
 			if !tt.mute {
 				wait(ctx, t, again, "old: BACK AFTER A FAILED RUN")

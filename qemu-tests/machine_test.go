@@ -19,6 +19,7 @@ import (
 	"reimager/config"
 	"reimager/qemu-tests/lab"
 	"reimager/qemu-tests/scenario"
+	"reimager/vm"
 )
 
 // patience bounds one VM; a loaded two-core machine without KVM is slow.
@@ -58,37 +59,37 @@ func withTimeout(t *testing.T) context.Context {
 }
 
 // start starts a VM that dies with the test.
-func start(t *testing.T, c lab.Config) *lab.VM {
+func start(t *testing.T, c vm.Config) *vm.VM {
 	t.Helper()
 	c.Log = t.Logf
 	if c.MemoryMiB == 0 {
 		c.MemoryMiB = 512
 	}
-	vm, err := lab.Start(t.Context(), c)
+	guest, err := lab.Start(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		vm.Kill()
+		guest.Kill()
 		if t.Failed() {
-			t.Logf("console:\n%s", vm.Console.Bytes())
+			t.Logf("console:\n%s", guest.Console.Bytes())
 		}
 	})
-	return vm
+	return guest
 }
 
-func wait(ctx context.Context, t *testing.T, vm *lab.VM, text string) {
+func wait(ctx context.Context, t *testing.T, guest *vm.VM, text string) {
 	t.Helper()
-	if err := vm.WaitFor(ctx, text); err != nil {
+	if err := guest.WaitFor(ctx, text); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // waitScreen waits for a text on the VGA screen.
-func waitScreen(ctx context.Context, t *testing.T, vm *lab.VM, text string) {
+func waitScreen(ctx context.Context, t *testing.T, guest *vm.VM, text string) {
 	t.Helper()
 	for {
-		screen, err := vm.TextScreen(ctx)
+		screen, err := guest.TextScreen(ctx)
 		must(t, err)
 		if strings.Contains(screen, text) {
 			return
@@ -102,9 +103,9 @@ func waitScreen(ctx context.Context, t *testing.T, vm *lab.VM, text string) {
 }
 
 // waitExit waits until a VM that must not reboot has reset.
-func waitExit(ctx context.Context, t *testing.T, vm *lab.VM) {
+func waitExit(ctx context.Context, t *testing.T, guest *vm.VM) {
 	t.Helper()
-	if err := vm.WaitExit(ctx); err != nil {
+	if err := guest.WaitExit(ctx); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -130,12 +131,12 @@ var armedOnce = sync.OnceValues(func() (*scenario.Kiosk, error) {
 	if err != nil {
 		return nil, err
 	}
-	vm, err := lab.Start(ctx, lab.Config{Drives: []lab.Drive{k.Drive()}, MemoryMiB: 512})
+	guest, err := lab.Start(ctx, vm.Config{Drives: []vm.Drive{k.Drive()}, MemoryMiB: 512})
 	if err != nil {
 		return nil, err
 	}
-	err = vm.WaitFor(ctx, "armed: the next boot replaces the operating system")
-	vm.Kill()
+	err = guest.WaitFor(ctx, "armed: the next boot replaces the operating system")
+	guest.Kill()
 	return k, err
 })
 

@@ -11,6 +11,7 @@ import (
 
 	"reimager/qemu-tests/lab"
 	"reimager/qemu-tests/scenario"
+	"reimager/vm"
 )
 
 // A signed release of imagebuild pack, armed by `reimager arm`: what the block map
@@ -32,11 +33,11 @@ func TestReleaseIsWritten(t *testing.T) {
 		t.Fatal("the secret is not on the old disk")
 	}
 	old := map[int]map[string]lab.Entry{lab.KioskRoot: tree(t, k.Disk, lab.KioskRoot), lab.KioskLog: tree(t, k.Disk, lab.KioskLog)}
-	vm := start(t, lab.Config{Drives: []lab.Drive{k.Drive()}})
+	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})
 	for _, text := range []string{"release kiosk 2.0, counter 7, signed by", "armed; rebooting now", "release  kiosk 2.0, counter 7", "cast off /dev/sda", k.New.Banner(), k.New.Done()} {
-		wait(ctx, t, vm, text)
+		wait(ctx, t, guest, text)
 	}
-	waitExit(ctx, t, vm)
+	waitExit(ctx, t, guest)
 	if holds(t, k.Disk, secret) {
 		t.Error("the old system's secret is still on the disk")
 	}

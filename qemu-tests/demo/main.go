@@ -18,6 +18,7 @@ import (
 	"reimager/qemu-tests/lab"
 	"reimager/qemu-tests/scenario"
 	"reimager/report"
+	"reimager/vm"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -47,7 +48,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // at each step.
 type show struct {
 	dir, disk string
-	drive     lab.Drive
+	drive     vm.Drive
 	memoryMiB int
 	steps     []step
 	partition int    // where the log lies
@@ -109,34 +110,34 @@ func (s show) watch(ctx context.Context, out io.Writer) (err error) {
 	}
 	defer log.Close()
 	start := time.Now()
-	vm, err := lab.Start(ctx, lab.Config{Drives: []lab.Drive{s.drive}, MemoryMiB: s.memoryMiB, Console: io.MultiWriter(screen, log)})
+	guest, err := lab.Start(ctx, vm.Config{Drives: []vm.Drive{s.drive}, MemoryMiB: s.memoryMiB, Console: io.MultiWriter(screen, log)})
 	if err != nil {
 		return err
 	}
-	defer vm.Kill()
+	defer guest.Kill()
 	for _, step := range s.steps {
-		if err := vm.WaitFor(ctx, step.console); err != nil {
+		if err := guest.WaitFor(ctx, step.console); err != nil {
 			return err
 		}
 		if step.says != "" {
 			screen.say(step.says)
 		}
 		if step.console == "cast off" {
-			if err := s.picture(ctx, vm); err != nil {
+			if err := s.picture(ctx, guest); err != nil {
 				return err
 			}
 		}
 	}
 	screen.flush()
-	vm.Kill() // everything that counts has been synced by the new system
+	guest.Kill() // everything that counts has been synced by the new system
 	return s.summary(ctx, out, time.Since(start))
 }
 
 // picture keeps what somebody sees who stands before the machine while its disk is
 // written, with the progress bar if there is time for one.
-func (s show) picture(ctx context.Context, vm *lab.VM) error {
+func (s show) picture(ctx context.Context, guest *vm.VM) error {
 	for range 40 {
-		text, err := vm.TextScreen(ctx)
+		text, err := guest.TextScreen(ctx)
 		if err != nil {
 			return err
 		}
@@ -145,7 +146,7 @@ func (s show) picture(ctx context.Context, vm *lab.VM) error {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return vm.Screendump(ctx, filepath.Join(s.dir, "screen.png"))
+	return guest.Screendump(ctx, filepath.Join(s.dir, "screen.png"))
 }
 
 // summary tells what was kept, how long it took and where to look.

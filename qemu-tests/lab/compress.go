@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+
+	"reimager/vm"
 )
 
 // CompressBzip2 compresses a raw image with the host's lbzip2 or bzip2 at
@@ -14,7 +16,7 @@ import (
 func CompressBzip2(ctx context.Context, raw, out string) error {
 	program, err := exec.LookPath("lbzip2")
 	if err != nil {
-		if program, err = lookTool("bzip2"); err != nil {
+		if program, err = vm.FindProgram("bzip2"); err != nil {
 			return err
 		}
 	}

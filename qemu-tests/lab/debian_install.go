@@ -8,6 +8,8 @@ import (
 	"os"
 	"path"
 	"time"
+
+	"reimager/vm"
 )
 
 //go:embed debian/install
@@ -50,7 +52,7 @@ func installDebian(ctx context.Context, disk string, spec DebianSpec, root debia
 			return err
 		}
 		// What was deleted becomes holes: an image compresses by what it holds.
-		_, err := run(ctx, "fstrim", dir)
+		_, err := vm.Run(ctx, "fstrim", dir)
 		return err
 	})
 }
@@ -94,15 +96,15 @@ func (s DebianSpec) configTree() (Tree, error) {
 func (s DebianSpec) firstBoot(ctx context.Context, disk string, root debianFiles) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, installTime, errors.New("the installation took too long"))
 	defer cancel()
-	vm, err := Start(ctx, Config{
-		Drives: []Drive{{Path: disk}}, Kernel: root.kernel.Image, Initrd: root.initrd, NoReboot: true,
+	guest, err := Start(ctx, vm.Config{
+		Drives: []vm.Drive{{Path: disk}}, Kernel: root.kernel.Image, Initrd: root.initrd, NoReboot: true,
 		Append: "root=UUID=" + s.FSUUID(s.RootPartition) + " rw " + KioskConsoles + " panic=-1 init=/.lab/install",
 	})
 	if err != nil {
 		return err
 	}
-	if err := vm.WaitFor(ctx, "DEBIAN INSTALL DONE"); err != nil {
-		return errors.Join(err, vm.Kill())
+	if err := guest.WaitFor(ctx, "DEBIAN INSTALL DONE"); err != nil {
+		return errors.Join(err, guest.Kill())
 	}
-	return errors.Join(vm.WaitExit(ctx), vm.Kill())
+	return errors.Join(guest.WaitExit(ctx), guest.Kill())
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"reimager/report"
+	"reimager/vm"
 )
 
 // debianMirror names the variable with another mirror than mmdebstrap's.
@@ -50,7 +51,7 @@ func debianRoot(ctx context.Context, cache Cache, spec DebianSpec) (debianFiles,
 			return err
 		}
 		// Debian 12 and later keep modules in usr/lib whatever /lib is.
-		_, err := run(ctx, "tar", "-x", "-f", tarball, "-C", dir, "--wildcards", "./boot/vmlinuz-*", "./boot/initrd.img-*", "./usr/lib/modules")
+		_, err := vm.Run(ctx, "tar", "-x", "-f", tarball, "-C", dir, "--wildcards", "./boot/vmlinuz-*", "./boot/initrd.img-*", "./usr/lib/modules")
 		if err != nil {
 			return fmt.Errorf("unpack kernel: %w", err)
 		}
@@ -72,7 +73,7 @@ func debianRoot(ctx context.Context, cache Cache, spec DebianSpec) (debianFiles,
 }
 
 func bootstrap(ctx context.Context, dir, tarball string, spec DebianSpec) (err error) {
-	if _, err := lookTool("mmdebstrap"); err != nil {
+	if _, err := vm.FindProgram("mmdebstrap"); err != nil {
 		return report.Hint(errors.New("find program mmdebstrap: not in PATH"), "install what builds Debian systems: apt-get install %s", DebianPackages)
 	}
 	work := filepath.Join(dir, "tmp")
@@ -95,7 +96,7 @@ func bootstrap(ctx context.Context, dir, tarball string, spec DebianSpec) (err e
 	if mirror := os.Getenv(debianMirror); mirror != "" {
 		args = append(args, mirror)
 	}
-	if _, _, err := (command{env: []string{"TMPDIR=" + work}, name: "mmdebstrap", args: args}).run(ctx); err != nil {
+	if _, _, err := (vm.Command{Env: []string{"TMPDIR=" + work}, Name: "mmdebstrap", Args: args}).Run(ctx); err != nil {
 		return explainBootstrap(fmt.Errorf("install packages: %w", err), spec.Suite)
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"reimager/report"
+	"reimager/vm"
 )
 
 // needDebian says loudly what is missing.
@@ -22,7 +23,7 @@ func needDebian(t *testing.T) Cache {
 	}
 	needRoot(t)
 	for _, tool := range []string{"mmdebstrap", "qemu-system-x86_64", "fstrim"} {
-		if _, err := lookTool(tool); err != nil {
+		if _, err := vm.FindProgram(tool); err != nil {
 			t.Fatalf("%s is missing, no Debian was built and nothing was tested: apt-get install %s %s", tool, Packages, DebianPackages)
 		}
 	}
@@ -58,19 +59,19 @@ func TestDebianBoots(t *testing.T) {
 			if err := InjectFiles(t.Context(), path, tc.spec.RootPartition, Tree{Text("root/run", 0o755, debianProbe)}); err != nil {
 				t.Fatal(err)
 			}
-			vm, ctx := startVM(t, Config{Drives: []Drive{{Path: path}}, NoReboot: true})
+			guest, ctx := startVM(t, vm.Config{Drives: []vm.Drive{{Path: path}}, NoReboot: true})
 			// Either may come first: the unit waits for no login prompt.
 			prompt := regexp.QuoteMeta(tc.spec.LoginPrompt())
-			if _, err := vm.WaitForMatch(ctx, regexp.MustCompile(`(?s)`+prompt+`.*PROBE END|PROBE END.*`+prompt)); err != nil {
+			if _, err := guest.WaitForMatch(ctx, regexp.MustCompile(`(?s)`+prompt+`.*PROBE END|PROBE END.*`+prompt)); err != nil {
 				t.Fatal(err)
 			}
-			console := string(vm.Console.Bytes())
+			console := string(guest.Console.Bytes())
 			for _, want := range append(tc.want, built.Kernel.Version, tc.spec.MachineID) {
 				if !strings.Contains(console, want) {
-					t.Errorf("console lacks %q:\n%s", want, vm.Console.Last(60))
+					t.Errorf("console lacks %q:\n%s", want, guest.Console.Last(60))
 				}
 			}
-			for _, line := range vm.Console.Lines() {
+			for _, line := range guest.Console.Lines() {
 				if strings.Contains(line.Text, tc.spec.LoginPrompt()) {
 					t.Logf("login prompt after %.1f s", line.At.Seconds())
 				}

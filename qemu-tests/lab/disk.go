@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"reimager/vm"
 )
 
 const (
@@ -197,10 +199,10 @@ func writeTable(ctx context.Context, path string, spec DiskSpec, parts []BuiltPa
 		}
 		script.WriteByte('\n')
 	}
-	_, _, err := command{
-		stdin: strings.NewReader(script.String()), name: "sfdisk",
-		args: []string{"--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", path},
-	}.run(ctx)
+	_, _, err := vm.Command{
+		Stdin: strings.NewReader(script.String()), Name: "sfdisk",
+		Args: []string{"--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", path},
+	}.Run(ctx)
 	if err != nil {
 		return fmt.Errorf("write partition table: %w\n%s", err, script.String())
 	}
@@ -255,7 +257,7 @@ func makeSwap(ctx context.Context, disk *os.File, at BuiltPartition) error {
 	if at.Label != "" {
 		args = append(args, "--label", at.Label)
 	}
-	if _, err := run(ctx, "mkswap", append(args, file)...); err != nil {
+	if _, err := vm.Run(ctx, "mkswap", append(args, file)...); err != nil {
 		return err
 	}
 	in, err := os.Open(file)

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"reimager/vm"
 )
 
 // makeExt4 unpacks the partition's files to a staging directory and has
@@ -23,7 +25,7 @@ func makeExt4(ctx context.Context, disk string, p Partition, at BuiltPartition) 
 		return err
 	}
 	defer func() { err = errors.Join(err, removeStage(stage)) }()
-	mkfs, err := lookTool("mkfs.ext4")
+	mkfs, err := vm.FindProgram("mkfs.ext4")
 	if err != nil {
 		return err
 	}
@@ -48,7 +50,7 @@ exec "$@"`
 	if os.Geteuid() != 0 {
 		name, args = "fakeroot", append([]string{"--", "sh"}, args...)
 	}
-	if err := pipeTree(ctx, p.Tree, command{name: name, args: args, env: fakeTime()}); err != nil {
+	if err := pipeTree(ctx, p.Tree, vm.Command{Name: name, Args: args, Env: fakeTime()}); err != nil {
 		return err
 	}
 	if err := setXattrs(ctx, disk, p, at); err != nil {
@@ -61,7 +63,7 @@ exec "$@"`
 }
 
 // pipeTree runs a command with the tree as a tar stream on its input.
-func pipeTree(ctx context.Context, tree Tree, c command) error {
+func pipeTree(ctx context.Context, tree Tree, c vm.Command) error {
 	r, w := io.Pipe()
 	wrote := make(chan error, 1)
 	go func() {
@@ -69,8 +71,8 @@ func pipeTree(ctx context.Context, tree Tree, c command) error {
 		w.CloseWithError(err)
 		wrote <- err
 	}()
-	c.stdin = r
-	_, _, err := c.run(ctx)
+	c.Stdin = r
+	_, _, err := c.Run(ctx)
 	r.CloseWithError(io.ErrClosedPipe)
 	treeErr := <-wrote
 	if err != nil && errors.Is(treeErr, io.ErrClosedPipe) {
@@ -84,7 +86,7 @@ func removeStage(dir string) error {
 	if err := os.RemoveAll(dir); err == nil {
 		return nil
 	}
-	_, chmodErr := run(context.Background(), "chmod", "-R", "u+rwX", dir)
+	_, chmodErr := vm.Run(context.Background(), "chmod", "-R", "u+rwX", dir)
 	return errors.Join(chmodErr, os.RemoveAll(dir))
 }
 
@@ -193,15 +195,15 @@ func settleTimes(ctx context.Context, disk string, at BuiltPartition) error {
 			fmt.Fprintf(&script, "sif <%d> %s @%d\n", inode, field, Epoch().Unix())
 		}
 	}
-	_, stderr, err := command{
-		stdin: strings.NewReader(script.String()), env: fakeTime(), name: "debugfs", args: []string{"-w", "-f", "-", device},
-	}.run(ctx)
+	_, stderr, err := vm.Command{
+		Stdin: strings.NewReader(script.String()), Env: fakeTime(), Name: "debugfs", Args: []string{"-w", "-f", "-", device},
+	}.Run(ctx)
 	return errors.Join(err, debugfsComplaint(stderr))
 }
 
 // usedInodes reads dumpe2fs, which prints the free inodes of each group.
 func usedInodes(ctx context.Context, device string) ([]int, error) {
-	out, err := run(ctx, "dumpe2fs", device)
+	out, err := vm.Run(ctx, "dumpe2fs", device)
 	if err != nil {
 		return nil, err
 	}

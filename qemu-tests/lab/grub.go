@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"reimager/vm"
 )
 
 // grubModules is where Debian's grub-pc-bin puts boot.img and the modules.
@@ -99,7 +101,7 @@ func makeCore(ctx context.Context, prefix string) ([]byte, error) {
 	defer os.RemoveAll(dir) // a leftover in the temporary directory harms nobody
 	out := filepath.Join(dir, "core.img")
 	args := append([]string{"-O", "i386-pc", "-d", grubModules, "-o", out, "-p", prefix}, grubCoreModules()...)
-	if _, err := run(ctx, "grub-mkimage", args...); err != nil {
+	if _, err := vm.Run(ctx, "grub-mkimage", args...); err != nil {
 		return nil, fmt.Errorf("make GRUB core image: %w", err)
 	}
 	core, err := os.ReadFile(out)

@@ -13,6 +13,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"reimager/vm"
 )
 
 // InjectFiles puts files into an ext4 partition of an existing disk, through a
@@ -144,11 +146,11 @@ func loopMount(ctx context.Context, options, file string, offset, size int64, us
 	if err != nil {
 		return err
 	}
-	if _, err := run(ctx, "mount", "-t", "ext4", "-o", options, file, dir); err != nil {
+	if _, err := vm.Run(ctx, "mount", "-t", "ext4", "-o", options, file, dir); err != nil {
 		return err
 	}
 	defer func() {
-		_, umountErr := run(context.WithoutCancel(ctx), "umount", dir)
+		_, umountErr := vm.Run(context.WithoutCancel(ctx), "umount", dir)
 		err = errors.Join(err, umountErr)
 	}()
 	return use(dir)

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"reimager/vm"
 )
 
 // TableEntry is a partition as the disk's own table has it now.
@@ -31,7 +33,7 @@ type Table struct {
 
 // ReadTable reads the partition table of a disk image.
 func ReadTable(ctx context.Context, disk string) (Table, error) {
-	out, err := run(ctx, "sfdisk", "-J", disk)
+	out, err := vm.Run(ctx, "sfdisk", "-J", disk)
 	if err != nil {
 		return Table{}, fmt.Errorf("read partition table of %s: %w", disk, err)
 	}
@@ -140,7 +142,7 @@ func extract(path, disk string, entry TableEntry) error {
 func replay(ctx context.Context, path string) error {
 	// The superblock still says "not clean" afterwards; only its journal
 	// matters here.
-	_, err := run(ctx, "e2fsck", "-y", "-E", "journal_only", path)
+	_, err := vm.Run(ctx, "e2fsck", "-y", "-E", "journal_only", path)
 	return err
 }
 
@@ -174,7 +176,7 @@ func debugfs(ctx context.Context, device string, writable bool, request ...strin
 		}
 	}
 	args[len(args)-2] = strings.Join(request, " ")
-	out, stderr, err := command{name: "debugfs", args: args, env: fakeTime()}.run(ctx)
+	out, stderr, err := vm.Command{Name: "debugfs", Args: args, Env: fakeTime()}.Run(ctx)
 	return out, errors.Join(err, debugfsComplaint(stderr))
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"reimager/report"
+	"reimager/vm"
 )
 
 // Kernel is a distribution's kernel, unpacked but not installed.
@@ -46,7 +47,7 @@ type kernelPackage struct {
 func kernelPackages(ctx context.Context) ([]kernelPackage, error) {
 	var tried []error
 	for _, meta := range []string{"linux-image-amd64", "linux-image-generic"} {
-		out, err := run(ctx, "apt-cache", "--no-all-versions", "show", meta)
+		out, err := vm.Run(ctx, "apt-cache", "--no-all-versions", "show", meta)
 		if err != nil {
 			tried = append(tried, err)
 			continue
@@ -88,7 +89,7 @@ func imageDependency(record string) string {
 func packageVersions(ctx context.Context, names []string) ([]kernelPackage, error) {
 	var pkgs []kernelPackage
 	for _, name := range names {
-		out, err := run(ctx, "apt-cache", "--no-all-versions", "show", name)
+		out, err := vm.Run(ctx, "apt-cache", "--no-all-versions", "show", name)
 		if err != nil {
 			return nil, report.Hint(fmt.Errorf("find package %s: %w", name, err), "run apt-get update")
 		}
@@ -110,7 +111,7 @@ func unpackKernel(ctx context.Context, dir, version string, pkgs []kernelPackage
 	for _, pkg := range pkgs {
 		// apt-get download writes to the working directory only.
 		script := `cd "$1" && exec apt-get -q -o APT::Sandbox::User=root download "$2"`
-		if _, err := run(ctx, "sh", "-c", script, "sh", dir, pkg.name+"="+pkg.version); err != nil {
+		if _, err := vm.Run(ctx, "sh", "-c", script, "sh", dir, pkg.name+"="+pkg.version); err != nil {
 			return report.Hint(fmt.Errorf("download package %s: %w", pkg.name, err), "check the network, then run apt-get update")
 		}
 	}
@@ -119,7 +120,7 @@ func unpackKernel(ctx context.Context, dir, version string, pkgs []kernelPackage
 		return err
 	}
 	for _, deb := range debs {
-		if _, err := run(ctx, "dpkg", "-x", deb, dir); err != nil {
+		if _, err := vm.Run(ctx, "dpkg", "-x", deb, dir); err != nil {
 			return fmt.Errorf("unpack %s: %w", deb, err)
 		}
 		if err := os.Remove(deb); err != nil {
@@ -133,7 +134,7 @@ func unpackKernel(ctx context.Context, dir, version string, pkgs []kernelPackage
 			return err
 		}
 	}
-	if _, err := run(ctx, "depmod", "-b", dir, version); err != nil {
+	if _, err := vm.Run(ctx, "depmod", "-b", dir, version); err != nil {
 		return fmt.Errorf("index modules of %s: %w", version, err)
 	}
 	_, err = kernelBelow(dir, version)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"text/template"
 	"time"
+
+	"reimager/vm"
 )
 
 //go:embed kiosk/inittab
@@ -192,7 +194,7 @@ func (k KioskSpec) rootTree(ctx context.Context) (Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	applets, err := run(ctx, busybox, "--list-full")
+	applets, err := vm.Run(ctx, busybox, "--list-full")
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/u-root/u-root/pkg/cpio"
 	"github.com/ulikunitz/xz"
+
+	"reimager/vm"
 )
 
 //go:embed kiosk/init
@@ -176,11 +178,11 @@ func readModule(file string) ([]byte, error) {
 // busyboxProgram finds a static busybox; the dynamic one cannot run in an
 // initrd.
 func busyboxProgram(ctx context.Context) (string, error) {
-	program, err := lookTool("busybox")
+	program, err := vm.FindProgram("busybox")
 	if err != nil {
 		return "", err
 	}
-	if _, err := run(ctx, program, "switch_root", "--help"); err != nil {
+	if _, err := vm.Run(ctx, program, "switch_root", "--help"); err != nil {
 		return "", fmt.Errorf("find busybox: %s has no switch_root (Debian package busybox-static): %w", program, err)
 	}
 	return program, nil

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"reimager/vm"
 )
 
 // needQEMU says loudly what is missing: a machine without QEMU tests nothing
@@ -17,7 +19,7 @@ func needQEMU(t *testing.T) Kernel {
 	if testing.Short() {
 		t.Skip("boots virtual machines; run without -short")
 	}
-	if _, err := lookTool("qemu-system-x86_64"); err != nil {
+	if _, err := vm.FindProgram("qemu-system-x86_64"); err != nil {
 		t.Fatalf("QEMU is missing, no machine was booted and nothing was tested: apt-get install %s", Packages)
 	}
 	cache, err := OpenCache()
@@ -31,39 +33,39 @@ func needQEMU(t *testing.T) Kernel {
 	return kernel
 }
 
-func startVM(t *testing.T, config Config) (*VM, context.Context) {
+func startVM(t *testing.T, config vm.Config) (*vm.VM, context.Context) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	config.Log = t.Logf
-	vm, err := Start(ctx, config)
+	guest, err := Start(ctx, config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := vm.Kill(); err != nil {
+		if err := guest.Kill(); err != nil {
 			t.Error(err)
 		}
 	})
-	return vm, ctx
+	return guest, ctx
 }
 
-// bootOnce boots a disk until the VM ends by itself and returns its console.
+// bootOnce boots a disk until the vm.VM ends by itself and returns its console.
 func bootOnce(t *testing.T, spec KioskSpec, path string) string {
 	t.Helper()
-	vm, ctx := startVM(t, Config{Drives: []Drive{{Path: path}}, MemoryMiB: 512, NoReboot: true})
-	if err := vm.WaitFor(ctx, spec.Banner()); err != nil {
+	guest, ctx := startVM(t, vm.Config{Drives: []vm.Drive{{Path: path}}, MemoryMiB: 512, NoReboot: true})
+	if err := guest.WaitFor(ctx, spec.Banner()); err != nil {
 		t.Fatal(err)
 	}
-	if err := vm.WaitExit(ctx); err != nil {
+	if err := guest.WaitExit(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range vm.Console.Lines() {
+	for _, line := range guest.Console.Lines() {
 		if strings.Contains(line.Text, spec.Banner()) {
 			t.Logf("banner after %.1f s", line.At.Seconds())
 		}
 	}
-	return string(vm.Console.Bytes())
+	return string(guest.Console.Bytes())
 }
 
 const customEntry = `menuentry 'Once' --id once {
@@ -115,25 +117,25 @@ func TestNewKioskShowsItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vm, ctx := startVM(t, Config{Drives: []Drive{{Path: disk.Path}}, MemoryMiB: 512})
+	guest, ctx := startVM(t, vm.Config{Drives: []vm.Drive{{Path: disk.Path}}, MemoryMiB: 512})
 	for _, want := range []string{spec.Banner(), "/home/kiosk/note kiosk 1500 600", "/var/lib/atm atm 880 750", spec.Done()} {
-		if err := vm.WaitFor(ctx, want); err != nil {
+		if err := guest.WaitFor(ctx, want); err != nil {
 			t.Fatal(err)
 		}
 	}
-	screen, err := vm.TextScreen(ctx)
+	screen, err := guest.TextScreen(ctx)
 	if err != nil || !strings.Contains(screen, spec.Banner()) {
 		t.Errorf("TextScreen = %q, %v; want the banner", screen, err)
 	}
 	shot := filepath.Join(t.TempDir(), "screen.png")
-	if err := vm.Screendump(ctx, shot); err != nil {
+	if err := guest.Screendump(ctx, shot); err != nil {
 		t.Error(err)
 	} else if f, err := os.Open(shot); err != nil {
 		t.Error(err)
 	} else if _, err := png.Decode(f); err != nil {
 		t.Errorf("decode screendump: %v", err)
 	}
-	if err := vm.Kill(); err != nil {
+	if err := guest.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	// The power was cut while /data was mounted: its journal is replayed in a copy.
@@ -143,10 +145,30 @@ func TestNewKioskShowsItself(t *testing.T) {
 	}
 }
 
-func TestStartReportsQEMUsWords(t *testing.T) {
+// TestGrubOnGPT boots the core image from a BIOS boot partition.
+func TestGrubOnGPT(t *testing.T) {
 	needQEMU(t)
-	_, err := Start(t.Context(), Config{Accel: "tcg", Drives: []Drive{{Path: "/absent/disk"}}})
-	if err == nil || !strings.Contains(err.Error(), "/absent/disk") || !strings.Contains(err.Error(), "qemu-system-x86_64 -nodefaults") {
-		t.Errorf("Start = %v; want an error with QEMU's message and the command", err)
+	modules, err := GrubFiles("boot/grub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	menu := "serial --unit=0\nterminal_output serial\necho GRUB reads $root\nhalt\n"
+	disk, err := BuildDisk(t.Context(), filepath.Join(t.TempDir(), "gpt2"), DiskSpec{
+		SizeMiB: 32, Label: GPT, ID: FixedUUID("gpt disk"), Grub: &Grub{Partition: 2, Dir: "/boot/grub", CorePartition: 1},
+		Partitions: []Partition{
+			{SizeMiB: 1, Type: "21686148-6449-6E6F-744E-656564454649", Name: "BIOS boot"},
+			{FS: Ext4, Label: "root", Tree: append(modules, Text("boot/grub/grub.cfg", 0o644, menu))},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := ReadTable(t.Context(), disk.Path)
+	if err != nil || len(table.Entries) != 2 || table.Entries[0].Name != "BIOS boot" || table.Label != GPT {
+		t.Errorf("ReadTable = %+v, %v; want the two partitions", table, err)
+	}
+	guest, ctx := startVM(t, vm.Config{Accel: "tcg", MemoryMiB: 128, Drives: []vm.Drive{{Path: disk.Path}}})
+	if err := guest.WaitFor(ctx, "GRUB reads hd0,gpt2"); err != nil {
+		t.Fatal(err)
 	}
 }

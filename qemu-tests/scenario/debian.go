@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"reimager/qemu-tests/lab"
+	"reimager/vm"
 )
 
 // Debian is a machine with Debian 12 that is to get Debian 13.
@@ -101,7 +102,7 @@ func (d *Debian) ship(ctx context.Context) error {
 }
 
 // Drive is the machine's disk as a VM gets it.
-func (d *Debian) Drive() lab.Drive { return lab.Drive{Path: d.Disk, Serial: Serial} }
+func (d *Debian) Drive() vm.Drive { return vm.Drive{Path: d.Disk, Serial: Serial} }
 
 // MemoryMiB is what the machine has.
 func (d *Debian) MemoryMiB() int { return 1024 }

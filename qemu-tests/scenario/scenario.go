@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"reimager/qemu-tests/lab"
+	"reimager/vm"
 )
 
 // Spec says in what a kiosk differs from the usual one.
@@ -304,7 +305,7 @@ func (k *Kiosk) buildOld(ctx context.Context, spec Spec) error {
 }
 
 // Drive is the kiosk's disk as a VM gets it.
-func (k *Kiosk) Drive() lab.Drive { return lab.Drive{Path: k.Disk, Serial: Serial} }
+func (k *Kiosk) Drive() vm.Drive { return vm.Drive{Path: k.Disk, Serial: Serial} }
 
 // Serial is the serial number of every kiosk's disk.
 const Serial = "KIOSK0042"

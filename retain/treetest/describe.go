@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Describe tells by path all that is to be told of a tree, as find, sha256sum,
+// Describe tells by path all that is to be told of a tree, as find, b2sum,
 // getfattr, getfacl and lsattr see it. Names of paths are relative to root, and
 // paths of one inode name the first of them.
 func Describe(t testing.TB, root string) map[string]string {
@@ -108,7 +108,7 @@ func (d *describer) only(kinds string) (names []string) {
 // sums adds content and holes.
 func (d *describer) sums() {
 	files := d.only("f")
-	for line := range strings.SplitSeq(d.run(files, "sha256sum", "-z"), "\x00") {
+	for line := range strings.SplitSeq(d.run(files, "b2sum", "-z"), "\x00") {
 		if sum, name, ok := strings.Cut(line, "  ./"); ok {
 			d.all[name] += " content " + sum + d.data(name)
 		}

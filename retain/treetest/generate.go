@@ -176,9 +176,9 @@ func (g *generator) file(path string) {
 		data[i] = byte(g.rnd.Uint32())
 	}
 	if g.one(4) {
-		length := int64(g.rnd.IntN(1 << 20))
+		length := int64(g.rnd.IntN(1 << 18))
 		if g.one(8) {
-			length *= 40
+			length *= 10
 		}
 		g.check(path, f.Truncate(length))
 		for range g.rnd.IntN(5) {

@@ -21,6 +21,7 @@ import (
 	"reimager/qemu-tests/lab"
 	"reimager/qemu-tests/scenario"
 	"reimager/report"
+	"reimager/vm"
 )
 
 //go:embed baseline.sh
@@ -125,19 +126,19 @@ func measure(ctx context.Context, k *scenario.Kiosk) (time.Duration, report.Mach
 
 // boot runs a machine from its old system to its new one.
 func boot(ctx context.Context, k *scenario.Kiosk, disk string) (time.Duration, error) {
-	vm, err := lab.Start(ctx, lab.Config{Drives: []lab.Drive{{Path: disk, Serial: scenario.Serial}}, MemoryMiB: 512})
+	guest, err := lab.Start(ctx, vm.Config{Drives: []vm.Drive{{Path: disk, Serial: scenario.Serial}}, MemoryMiB: 512})
 	if err != nil {
 		return 0, err
 	}
-	defer vm.Kill()
+	defer guest.Kill()
 	const last = "reboot: Restarting system"
 	for _, text := range []string{last, k.New.Banner()} {
-		if err := vm.WaitFor(ctx, text); err != nil {
+		if err := guest.WaitFor(ctx, text); err != nil {
 			return 0, err
 		}
 	}
 	var from, to time.Duration
-	for _, line := range vm.Console.Lines() {
+	for _, line := range guest.Console.Lines() {
 		switch {
 		case strings.Contains(line.Text, last) && from == 0:
 			from = line.At

@@ -1,4 +1,7 @@
-package lab
+// Package vm is a virtual machine: a QEMU process with disks, its serial console,
+// its screen, and QMP. It needs no root, and never outlives the program that
+// started it.
+package vm
 
 import (
 	"bytes"
@@ -33,7 +36,7 @@ const (
 type Drive struct {
 	Path     string
 	Bus      Bus
-	Serial   string // "": LABn, n counting from 0
+	Serial   string // "": VMn, n counting from 0
 	ReadOnly bool
 	// Snapshot throws away what the guest writes when QEMU ends.
 	Snapshot bool
@@ -54,7 +57,7 @@ type Config struct {
 	// NoReboot ends QEMU when the guest resets, so that the disk can be
 	// looked at before it boots again.
 	NoReboot bool
-	// Accel is "kvm" or "tcg"; "": as Accelerator finds.
+	// Accel is "kvm" or "tcg", as Accelerator finds.
 	Accel string
 	// Extra are further arguments of QEMU.
 	Extra []string
@@ -82,18 +85,11 @@ type VM struct {
 
 // Start starts a VM. When ctx ends, the VM is killed.
 func Start(ctx context.Context, config Config) (*VM, error) {
-	if config.Accel == "" {
-		accel, err := Accelerator(ctx)
-		if err != nil {
-			return nil, err
-		}
-		config.Accel = accel
-	}
 	args, err := config.args()
 	if err != nil {
 		return nil, fmt.Errorf("start VM: %w", err)
 	}
-	qemu, err := lookTool("qemu-system-x86_64")
+	qemu, err := FindProgram("qemu-system-x86_64")
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +218,7 @@ func (d Drive) args(index int, attached map[Bus]int) ([]string, error) {
 	}
 	serial := d.Serial
 	if serial == "" {
-		serial = "LAB" + strconv.Itoa(index)
+		serial = "VM" + strconv.Itoa(index)
 	}
 	device, controller := "", ""
 	switch d.Bus {
@@ -252,7 +248,7 @@ func (d Drive) args(index int, attached map[Bus]int) ([]string, error) {
 	if controller != "" {
 		args = append(args, "-device", controller)
 	}
-	return append(args, "-device", device+",drive="+node+",serial="+serial+d.Device), nil
+	return append(args, "-device", device+",drive="+node+",serial="+strings.ReplaceAll(serial, ",", ",,")+d.Device), nil
 }
 
 // Wait returns when QEMU has ended: the guest powered off, reset under
@@ -268,6 +264,9 @@ func (vm *VM) Wait() error {
 	}
 	return fmt.Errorf("run QEMU: %w\n%s\n%s", vm.exitErr, strings.TrimSpace(vm.stderr.String()), vm.command)
 }
+
+// Exited is closed when QEMU has ended.
+func (vm *VM) Exited() <-chan struct{} { return vm.exited }
 
 // WaitExit is Wait with a limit; the error shows the console's last lines.
 func (vm *VM) WaitExit(ctx context.Context) error {

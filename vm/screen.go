@@ -1,4 +1,4 @@
-package lab
+package vm
 
 import (
 	"bufio"
@@ -38,7 +38,14 @@ func (vm *VM) Screendump(ctx context.Context, path string) error {
 	if err := errors.Join(err, in.Close(), os.Remove(dump)); err != nil {
 		return fmt.Errorf("convert screendump %s: %w", dump, err)
 	}
-	return writeAtomically(path, 0o644, func(f *os.File) error { return png.Encode(f, picture) })
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(png.Encode(out, picture), out.Close()); err != nil {
+		return fmt.Errorf("write screendump %s: %w", path, err)
+	}
+	return nil
 }
 
 // decodePPM reads the one form of netpbm's PPM that QEMU writes (ui/ui-qmp-cmds.c):
@@ -91,7 +98,7 @@ func (vm *VM) TextScreen(ctx context.Context) (text string, err error) {
 	if err != nil {
 		return "", err
 	}
-	dir, err := os.MkdirTemp("", "lab-screen-")
+	dir, err := os.MkdirTemp("", "vm-screen-")
 	if err != nil {
 		return "", err
 	}
