@@ -55,7 +55,14 @@ demo system="kiosk": build
 # the imaging engine against lbzip2, dd and bmaptool, and downtime against a shell script; alternating runs, median ratios
 bench runs="3": build
     go run ./qemu-tests/bench/engine -runs {{runs}}
+    go test ./retain -run '^$' -bench BesideTar -benchtime {{runs}}x
     go run ./qemu-tests/bench/downtime -runs {{runs}}
+
+# the same tests with larger numbers, for a night: random trees, accounts, every fuzz target
+soak trees="10000" time="10m": build
+    go test -timeout 6h ./retain -run TestTrees -trees {{trees}} -seed $RANDOM
+    just fuzz {{time}}
+    go test -count=5 -timeout 6h -parallel 2 ./qemu-tests/...
 
 # remove what was built here; the cache of systems and kernels stays
 clean:

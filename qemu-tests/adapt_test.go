@@ -36,6 +36,8 @@ run = ["/no/such/program"]
 func TestNewSystemIsAdapted(t *testing.T) {
 	t.Parallel()
 	ctx := withTimeout(t)
+	reimager, err := scenario.Program("reimager")
+	must(t, err)
 	network := "auto eth7\niface eth7 inet dhcp\n"
 	k := build(t, scenario.Spec{
 		Config: adaptConfig, Retain: "@identity\n@accounts\n/srv/one/same\n/srv/cashier\n",
@@ -47,15 +49,18 @@ func TestNewSystemIsAdapted(t *testing.T) {
 			o.Root = append(o.Root, cashier, lab.Dir("etc/network", 0o755, 0, 0), lab.Text("etc/network/interfaces", 0o644, network))
 		},
 		New: func(n *lab.KioskSpec) {
-			n.Root = append(n.Root, lab.Text("etc/hosts", 0o644, "127.0.0.1 localhost\n"))
+			n.Root = append(n.Root, lab.Text("etc/hosts", 0o644, "127.0.0.1 localhost\n"), lab.File{Path: "usr/sbin/reimager", Mode: 0o755, Source: reimager})
+			n.BootScript = "#!/bin/sh\nreimager status --verify && echo status: as it was\necho changed > /etc/machine-id\nreimager status --verify || echo status: no longer\n"
 		},
 	})
 	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})
-	wait(ctx, t, guest, k.New.Done())
+	for _, text := range []string{"state     done", "every file that was put back is as it was", "status: as it was", "differs   /etc/machine-id: content", "status: no longer", k.New.Done()} {
+		wait(ctx, t, guest, text)
+	}
 	waitExit(ctx, t, guest)
 	for path, want := range map[string]string{
 		"/etc/hooked": "before-restore\nafter\n", "/etc/hosts": "127.0.0.1 localhost\n127.0.1.1 kiosk-0042\n",
-		"/etc/network/interfaces": network, "/.autorelabel": "", "/etc/machine-id": k.Old.MachineID() + "\n", "/srv/cashier": "takings",
+		"/etc/network/interfaces": network, "/.autorelabel": "", "/srv/cashier": "takings",
 	} {
 		got, err := lab.ReadFile(ctx, k.Disk, lab.KioskRoot, path)
 		if err != nil || string(got) != want {

@@ -192,6 +192,9 @@ func (s *status) print(out io.Writer) {
 		if put.Accounts != nil {
 			line("accounts", "%s", put.Accounts.Summary())
 		}
+		for _, path := range r.NotThere {
+			line("not there", "%s", path)
+		}
 		for _, c := range put.Conflicts {
 			line("missing", "%s: %s", c.Path, c.Why)
 		}

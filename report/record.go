@@ -36,9 +36,11 @@ type Record struct {
 	Image    Image      `json:"image"`
 	Stages   []Duration `json:"stages"`
 	Retained any        `json:"retained,omitempty"` // what retain reports per path
-	Hooks    []HookRun  `json:"hooks,omitempty"`
-	Rewrites []Rewrite  `json:"rewrites,omitempty"`
-	Warnings []string   `json:"warnings,omitempty"`
+	// NotThere are lines of the list that matched nothing, and were allowed to.
+	NotThere []string  `json:"not_there,omitempty"`
+	Hooks    []HookRun `json:"hooks,omitempty"`
+	Rewrites []Rewrite `json:"rewrites,omitempty"`
+	Warnings []string  `json:"warnings,omitempty"`
 }
 
 // HookRun is a program of the new system that was run in it.

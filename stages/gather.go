@@ -107,6 +107,11 @@ func (r *Run) plan(ctx context.Context) (*retain.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, m := range append(plan.MaybeMissing, plan.Missing...) {
+		if m.Set == "" { // nobody has all of a set
+			r.Record.NotThere = append(r.Record.NotThere, m.Pattern)
+		}
+	}
 	for _, s := range plan.Surprises {
 		r.warn("retained path %s: %s", s.Path, s.Why)
 	}
