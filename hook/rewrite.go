@@ -145,7 +145,7 @@ func (t text) apply(rule config.Rewrite, vars Vars) (text, int, error) {
 		}
 		if m := re.FindStringSubmatchIndex(now); m != nil {
 			if again, err := expand(rule.Replace, re, now, m, vars); err != nil || again != now {
-				return nil, 0, report.Hint(fmt.Errorf("line %d becomes %q, which matches again and would become %q", i+1, now, again),
+				return nil, 0, report.Hint(fmt.Errorf("line %d would match again when it is replaced, and change again", i+1),
 					"let match find the old line only, or use a hook")
 			}
 		}

@@ -39,7 +39,7 @@ func ReadVars(dir, rootUUID, oldRootUUID string) (Vars, error) {
 		case err != nil:
 			all = append(all, fmt.Errorf("read %s: %w", v.file, err))
 		case !regexp.MustCompile(v.form).MatchString(value):
-			all = append(all, fmt.Errorf("read %s: %.80q is no %s", v.file, value, v.name))
+			all = append(all, fmt.Errorf("read %s: its first line is no %s", v.file, v.name))
 		default:
 			vars[v.name] = value
 		}

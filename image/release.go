@@ -42,6 +42,8 @@ type Release struct {
 	// Digest is the SHA-256 of manifest.json.
 	Digest Digest
 	root   *os.Root
+
+	text, signature []byte // of the manifest
 }
 
 // IsRelease tells whether a directory holds a release.
@@ -58,18 +60,27 @@ func OpenRelease(root *os.Root, trust Trust) (*Release, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read release: %w", err)
 	}
-	r := &Release{Digest: sha256.Sum256(text), root: root}
-	signature, err := readSmall(root, ManifestName+SignatureSuffix, maxSignature)
+	r := &Release{Digest: sha256.Sum256(text), root: root, text: text}
+	r.signature, err = readSmall(root, ManifestName+SignatureSuffix, maxSignature)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read release: %w", err)
 	}
-	if r.SignedBy, err = trust.judge(ManifestName, text, signature); err != nil {
-		return nil, fmt.Errorf("check release: %w", err)
+	if err := r.Judge(trust); err != nil {
+		return nil, err
 	}
 	if r.Manifest, err = ParseManifest(text); err != nil {
 		return nil, err
 	}
 	return r, r.readMap()
+}
+
+// Judge holds the manifest, as it was read, against other keys: those that were found
+// in the release's own initrd, which the manifest vouches for.
+func (r *Release) Judge(trust Trust) (err error) {
+	if r.SignedBy, err = trust.judge(ManifestName, r.text, r.signature); err != nil {
+		return fmt.Errorf("check release: %w", err)
+	}
+	return nil
 }
 
 func (r *Release) readMap() error {

@@ -96,7 +96,7 @@ func verify(ctx context.Context, dir string, keyFiles []string, r *report.Report
 		return nil, err
 	}
 	if len(keyFiles) == 0 && len(trust.Keys) > 0 { // those of the initrd
-		if release, err = image.OpenRelease(root, trust); err != nil {
+		if err := release.Judge(trust); err != nil {
 			return nil, err
 		}
 	}

@@ -44,20 +44,20 @@ func openRelease(from, work string, keys []image.Key) (*release, error) {
 		return nil, report.Hint(fmt.Errorf("open release %s: there is no %s in it", from, image.ManifestName), "name a release of imagebuild pack")
 	}
 	trust := image.Trust{Keys: keys, Unsigned: len(keys) == 0, Unchecked: true}
-	unproven, err := image.OpenRelease(root, trust)
+	opened, err := image.OpenRelease(root, trust)
 	if err != nil {
 		return nil, err
 	}
-	m := unproven.Manifest
+	m := opened.Manifest
 	if m.Kernel == nil || m.Initrd == nil {
 		return nil, report.Hint(fmt.Errorf("open release %s: there is no kernel and initrd in it", from), "pack it with --kernel and --initrd")
 	}
-	r := &release{manifest: m, blockMap: unproven.Map, dir: filepath.Join(work, "release"),
+	r := &release{manifest: m, blockMap: opened.Map, dir: filepath.Join(work, "release"),
 		kernel: filepath.Join(work, "kernel"), ramfs: filepath.Join(work, "initrd")}
 	if err := os.Mkdir(r.dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(copyProven(unproven, m.Kernel.File, r.kernel), copyProven(unproven, m.Initrd.File, r.ramfs)); err != nil {
+	if err := errors.Join(copyProven(opened, m.Kernel.File, r.kernel), copyProven(opened, m.Initrd.File, r.ramfs)); err != nil {
 		return nil, err
 	}
 	if r.initrd, err = initrd.Read(r.ramfs); err != nil {
@@ -65,18 +65,14 @@ func openRelease(from, work string, keys []image.Key) (*release, error) {
 	}
 	// What a machine with this initrd accepts decides, whatever --key says as well.
 	trust = image.Trust{Keys: r.initrd.Keys, Unsigned: r.initrd.Config.Trust.Signature == "if-present"}
-	proven, err := image.OpenRelease(root, trust)
-	if err != nil {
+	if err := opened.Judge(trust); err != nil {
 		return nil, fmt.Errorf("check release with the keys in its initrd: %w", err)
 	}
-	if proven.Digest != unproven.Digest {
-		return nil, fmt.Errorf("open release %s: %s changed while it was read", from, image.ManifestName)
-	}
-	r.signedBy = proven.SignedBy
+	r.signedBy = opened.SignedBy
 	if err := r.check(); err != nil {
 		return nil, fmt.Errorf("check release %s: %w", from, err)
 	}
-	return r, r.copyAll(root, proven)
+	return r, r.copyAll(root, opened)
 }
 
 // check holds kernel and initrd to the manifest.

@@ -45,20 +45,18 @@ func readRelease(dir string) (*release, error) {
 
 // readPacked checks all of a release but its image, which newJob reads anyway.
 func readPacked(dir string, root *os.Root) (*release, error) {
-	// The keys are in the initrd, for which the manifest vouches: a second look at the
-	// manifest then has them.
-	open := func(trust image.Trust) (*image.Release, error) { return image.OpenRelease(root, trust) }
-	unproven, err := open(image.Trust{Unsigned: true, Unchecked: true})
+	// The keys are in the initrd, for which the manifest vouches.
+	opened, err := image.OpenRelease(root, image.Trust{Unsigned: true, Unchecked: true})
 	if err != nil {
 		return nil, err
 	}
-	m := unproven.Manifest
+	m := opened.Manifest
 	if m.Kernel == nil || m.Initrd == nil {
 		return nil, report.Hint(fmt.Errorf("read release %s: there is no kernel and initrd in it", dir), "pack it with --kernel and --initrd")
 	}
 	r := &release{kernel: filepath.Join(dir, m.Kernel.Name), initrd: filepath.Join(dir, m.Initrd.Name), image: filepath.Join(dir, m.Image.Name)}
 	for _, f := range []image.File{m.Kernel.File, m.Initrd.File} {
-		if _, err := unproven.Read(f); err != nil {
+		if _, err := opened.Read(f); err != nil {
 			return nil, err
 		}
 	}
@@ -66,14 +64,10 @@ func readPacked(dir string, root *os.Root) (*release, error) {
 	if err != nil {
 		return nil, err
 	}
-	proven, err := open(image.Trust{Keys: keys, Unsigned: r.config.Trust.Signature == "if-present"})
-	if err != nil {
+	if err := opened.Judge(image.Trust{Keys: keys, Unsigned: r.config.Trust.Signature == "if-present"}); err != nil {
 		return nil, err
 	}
-	if proven.Digest != unproven.Digest {
-		return nil, fmt.Errorf("read release %s: %s changed while it was read", dir, image.ManifestName)
-	}
-	r.packed = &packed{dir: dir, manifest: m, signedBy: proven.SignedBy}
+	r.packed = &packed{dir: dir, manifest: m, signedBy: opened.SignedBy}
 	return r, m.CheckCompatible(r.config.Machine.Compatible)
 }
 

@@ -140,7 +140,7 @@ func (s *status) verify(ctx context.Context) error {
 		return errors.New("status: the record says nothing of retained files")
 	}
 	var err error
-	s.Differences, err = retain.Recheck(ctx, "/", put.Entries)
+	s.Differences, err = retain.Recheck(ctx, "/", put)
 	s.Verified = true
 	return err
 }

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"reimager/accounts"
 	"reimager/report"
@@ -25,6 +28,9 @@ func (p *Plan) attachAccounts() error {
 	}
 	defer root.Close()
 	set, err := accounts.Read(root)
+	if err == nil {
+		err = checkShadow(root)
+	}
 	if err != nil {
 		return err
 	}
@@ -33,6 +39,25 @@ func (p *Plan) attachAccounts() error {
 		return fmt.Errorf("read accounts of %s: %w", p.Root, err)
 	}
 	p.Attach(accountsName, blob)
+	return nil
+}
+
+// checkShadow refuses an old root whose passwords are where nobody can read them, on a
+// filesystem that is not mounted perhaps: its people would come back locked out.
+func checkShadow(root *os.Root) error {
+	passwd, err := root.ReadFile("etc/passwd")
+	if err != nil {
+		return fmt.Errorf("read accounts: %w", err)
+	}
+	for line := range strings.Lines(string(passwd)) {
+		if fields := strings.Split(line, ":"); len(fields) < 2 || fields[1] != "x" {
+			continue
+		}
+		if _, err := root.Stat("etc/shadow"); err != nil {
+			return report.Hint(fmt.Errorf("read accounts: the passwords are in /etc/shadow, which cannot be read: %w", err), "is it a link to a filesystem that is not in [old] mounts? or leave out %s", SetAccounts)
+		}
+		return nil
+	}
 	return nil
 }
 
@@ -91,13 +116,30 @@ func (r *restorer) mergeAccounts(name string, data []byte) error {
 	if r.owners.rule == ByID {
 		return List{Accounts: true}.CheckOwners(ByID)
 	}
+	unlockAccounts(r.root)
 	told, err := merged(r.root.dir, data, accounts.Apply)
 	if err != nil {
-		return fmt.Errorf("merge accounts: %w", err)
+		// The new system's own accounts work, and would be as they are at each attempt.
+		r.accountsConflict = err.Error()
 	}
 	r.accountsReport = told
 	r.owners.accounts, err = readAccounts(r.root)
 	return err
+}
+
+// unlockAccounts takes the flags from account files that keep them from being
+// replaced, as with any file that gives way. What goes wrong shows when they are.
+func unlockAccounts(root *Root) {
+	for _, rel := range accountFiles() {
+		fd, err := root.open(rel, unix.O_RDONLY|unix.O_NONBLOCK)
+		if err != nil {
+			continue
+		}
+		if _, all, err := getFlags(fd); err == nil && all&(flagImmutable|flagAppend) != 0 {
+			_ = setFlags(fd, all&^(flagImmutable|flagAppend))
+		}
+		unix.Close(fd)
+	}
 }
 
 // compareAccounts tells whether the accounts are merged: merging again changes nothing.
@@ -107,12 +149,16 @@ func (v *verifier) compareAccounts(name string, data []byte) error {
 	}
 	_, err := merged(v.root.dir, data, func(_ *os.Root, m *accounts.Merged) error {
 		for _, file := range m.Changed() {
-			v.found = append(v.found, Difference{Path("/" + file), "accounts", "merged", "not merged, or changed since"})
+			what := "accounts"
+			if strings.HasSuffix(file, "subuid") || strings.HasSuffix(file, "subgid") {
+				what = "subordinate ranges"
+			}
+			v.found = append(v.found, Difference{SetAccounts, what, "merged", "/" + strings.TrimPrefix(file, "/") + " is not, or was changed since"})
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("compare accounts: %w", err)
+		v.found = append(v.found, Difference{SetAccounts, "accounts", "merged", err.Error()})
 	}
 	return nil
 }

@@ -14,7 +14,8 @@ import (
 // Recheck compares a root with what a Report of an earlier Restore says of it: type,
 // mode, owner, link target and content, by digest. It is for later, when the archive
 // is gone; a file that its service has written to since is a difference like any.
-func Recheck(ctx context.Context, rootDir string, entries []Restored) ([]Difference, error) {
+// What the restore itself could not keep is none.
+func Recheck(ctx context.Context, rootDir string, put *Report) ([]Difference, error) {
 	root, err := OpenRoot(rootDir)
 	if err != nil {
 		return nil, err
@@ -22,7 +23,11 @@ func Recheck(ctx context.Context, rootDir string, entries []Restored) ([]Differe
 	defer root.Close()
 	c := &rechecker{ctx: ctx, dirs: &dirCache{root: root}, buf: make([]byte, bufferBytes)}
 	defer c.dirs.flush()
-	for _, e := range entries {
+	c.lost = map[Path]bool{}
+	for _, l := range put.Lost {
+		c.lost[l.Path] = true
+	}
+	for _, e := range put.Entries {
 		if err := ctx.Err(); err != nil {
 			return c.found, err
 		}
@@ -41,6 +46,7 @@ type rechecker struct {
 	ctx   context.Context
 	dirs  *dirCache
 	buf   []byte
+	lost  map[Path]bool
 	found []Difference
 }
 
@@ -66,13 +72,18 @@ func (c *rechecker) entry(e Restored, rel string) error {
 	if e.Type == TypeHardLink {
 		return nil // what it leads to has an entry of its own
 	}
+	if e.Type == TypeDirectory && e.Replaced && typeOf(st.Mode) == TypeSymlink {
+		return nil // it was merged with what the link leads to
+	}
 	if got := typeOf(st.Mode); got != e.Type {
 		differ("type", string(e.Type), string(got))
 		return nil
 	}
 	number := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
-	differ("user", number(e.UID), number(st.Uid))
-	differ("group", number(e.GID), number(st.Gid))
+	if !c.lost[e.Path] {
+		differ("user", number(e.UID), number(st.Uid))
+		differ("group", number(e.GID), number(st.Gid))
+	}
 	if e.Type == TypeSymlink {
 		target, err := readlinkat(dir, name)
 		if err != nil {
@@ -81,7 +92,9 @@ func (c *rechecker) entry(e Restored, rel string) error {
 		differ("link target", e.Link.String(), Path(target).String())
 		return nil
 	}
-	differ("mode", e.Mode.String(), Octal(st.Mode&0o7777).String())
+	if !c.lost[e.Path] {
+		differ("mode", e.Mode.String(), Octal(st.Mode&0o7777).String())
+	}
 	if e.Type != TypeFile || e.SHA256 == "" {
 		return nil
 	}

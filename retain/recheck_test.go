@@ -43,7 +43,7 @@ func TestRecheck(t *testing.T) {
 	}
 	check := func(name string, want ...string) {
 		t.Helper()
-		found, err := Recheck(t.Context(), fresh, kept.Entries)
+		found, err := Recheck(t.Context(), fresh, &kept)
 		if err != nil {
 			t.Fatal(err)
 		}

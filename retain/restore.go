@@ -74,7 +74,7 @@ func Restore(ctx context.Context, rootDir string, archive io.Reader, opts Option
 	r := &restorer{
 		ctx: ctx, root: root, dirs: &dirCache{root: root}, in: newReader(archive),
 		owners: owners{rule: opts.Owners, accounts: known}, maker: newMaker(ctx),
-		unlocked: map[dirKey]unlocked{},
+		unlocked: map[dirKey]unlocked{}, put: map[placeKey]Path{},
 	}
 	defer r.dirs.flush()
 	r.in.onAttachment = r.mergeAccounts
@@ -89,6 +89,9 @@ func Restore(ctx context.Context, rootDir string, archive io.Reader, opts Option
 	report.CreatedParents = r.createdParents
 	report.Unmapped = r.owners.report()
 	report.Accounts = r.accountsReport
+	if r.accountsConflict != "" {
+		report.Conflicts = append(report.Conflicts, Conflict{SetAccounts, r.accountsConflict})
+	}
 	return report, err
 }
 
@@ -108,6 +111,9 @@ type restorer struct {
 	at             destination         // the directory that was used last
 	batch          *batch              // for it, not given to the crew yet
 	accountsReport *accounts.Report
+	// accountsConflict says why they were not merged; "" if they were, or need not be.
+	accountsConflict string
+	put              map[placeKey]Path // what was put back, by where it really lies
 }
 
 // pendingDir is a directory that still gets its attributes.
@@ -180,6 +186,9 @@ func (r *restorer) entry(it item, index int) error {
 	if err := r.enter(above); err != nil {
 		return err
 	}
+	if err := r.once(it, name); err != nil {
+		return err
+	}
 	j := job{it: it, name: name, index: index, restored: Restored{Record: it.record(), UID: uid, GID: gid}}
 	switch {
 	case it.kind == TypeDirectory:
@@ -199,6 +208,26 @@ func (r *restorer) entry(it item, index int) error {
 		return r.alone(&j)
 	}
 	return r.assign(j)
+}
+
+// placeKey is a file by where it really lies, whatever path leads there.
+type placeKey struct {
+	dir  dirKey
+	name string
+}
+
+// once refuses a second file of the archive for one place: two paths may be one in
+// the new system, where /lib is a link to /usr/lib.
+func (r *restorer) once(it item, name string) error {
+	if it.kind == TypeDirectory {
+		return nil // is merged
+	}
+	key := placeKey{r.at.key, name}
+	if first, twice := r.put[key]; twice && first != absolute(it.rel) {
+		return conflictError(fmt.Sprintf("in the new system it is the same file as %s", first))
+	}
+	r.put[key] = absolute(it.rel)
+	return nil
 }
 
 // alone makes what is not for the crew.

@@ -205,3 +205,83 @@ func readFile(t *testing.T, name string) string {
 	}
 	return string(text)
 }
+
+// A new system whose accounts cannot be merged gets its files all the same, and the
+// report says what happened; an old one whose passwords cannot be read is refused.
+func TestAccountsThatCannotBeMerged(t *testing.T) {
+	needRoot(t)
+	old := rootOf(t, "/srv/till")
+	write := func(root, name, text string) {
+		if err := os.WriteFile(filepath.Join(root, "etc", name), []byte(text), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(old, "passwd", "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n")
+	write(old, "group", "root:x:0:\nann:x:1000:\n")
+	if _, err := planOf(t, old, "@accounts\n"); err == nil || !strings.Contains(err.Error(), "/etc/shadow") {
+		t.Errorf("Scan without a shadow = %v; want it refused", err)
+	}
+	write(old, "shadow", "root:$6$x$y:1::::::\nann:$6$x$z:1::::::\n")
+	plan, err := planOf(t, old, "@accounts\n/srv/till\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if _, err := Capture(t.Context(), plan, &archive, nil); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(string) error{
+		"no passwd":            func(etc string) error { return os.Remove(etc + "/passwd") },
+		"shadow is a folder":   func(etc string) error { return os.Mkdir(etc+"/shadow", 0o700) },
+		"shadow leads nowhere": func(etc string) error { return os.Symlink("/not/there/shadow", etc+"/shadow") },
+	} {
+		fresh := rootOf(t)
+		write(fresh, "passwd", "root:x:0:0::/root:/bin/bash\n")
+		write(fresh, "group", "root:x:0:\n")
+		if err := spoil(fresh + "/etc"); err != nil {
+			t.Fatal(err)
+		}
+		report, err := Restore(t.Context(), fresh, bytes.NewReader(archive.Bytes()), Options{})
+		if err != nil || len(report.Entries) != 1 {
+			t.Errorf("%s: Restore = %d entries, %v; want the file", name, len(report.Entries), err)
+			continue
+		}
+		differences, err := Verify(t.Context(), fresh, bytes.NewReader(archive.Bytes()), Options{})
+		for _, d := range differences {
+			if d.Path != SetAccounts {
+				t.Errorf("%s: Verify = %+v", name, d)
+			}
+		}
+		if err != nil {
+			t.Errorf("%s: Verify = %v", name, err)
+		}
+		if (len(report.Conflicts) > 0) != (len(differences) > 0) {
+			t.Errorf("%s: conflicts %v, differences %v; want both or none", name, report.Conflicts, differences)
+		}
+	}
+}
+
+// Two paths of the old system that are one in the new: the first stays, the second is
+// a conflict that names it.
+func TestTwoPathsForOneFile(t *testing.T) {
+	old := rootOf(t, "/lib/rules/a", "/usr/lib/rules/a")
+	plan, err := planOf(t, old, "/lib/rules/a\n/usr/lib/rules/a\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if _, err := Capture(t.Context(), plan, &archive, nil); err != nil {
+		t.Fatal(err)
+	}
+	fresh := rootOf(t, "/usr/lib/rules/b")
+	if err := os.Symlink("usr/lib", filepath.Join(fresh, "lib")); err != nil {
+		t.Fatal(err)
+	}
+	report, err := Restore(t.Context(), fresh, &archive, Options{})
+	if err != nil || len(report.Conflicts) != 1 || !strings.Contains(report.Conflicts[0].Why, "/lib/rules/a") {
+		t.Errorf("Restore = %+v, %v; want one conflict that names the first", report.Conflicts, err)
+	}
+	if got := readFile(t, fresh+"/usr/lib/rules/a"); got != "/lib/rules/a" {
+		t.Errorf("the file has %q; want that of the first", got)
+	}
+}

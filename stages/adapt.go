@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reimager/config"
-	"reimager/disk"
 	"reimager/hook"
 	"reimager/network"
 	"reimager/report"
@@ -20,11 +19,11 @@ import (
 
 // guarded runs what may call the new system's own programs, and makes sure that these
 // have not written to the boot sectors.
-func (r *Run) guarded(w *Written, run func() error) error {
+func (r *Run) guarded(ctx context.Context, w *Written, run func() error) error {
 	if len(r.Config.Hooks) == 0 {
 		return run()
 	}
-	before, err := bootSectors(w, func(s io.ReaderAt) (*hook.Sectors, error) {
+	before, err := r.bootSectors(ctx, w, func(s io.ReaderAt) (*hook.Sectors, error) {
 		return hook.Snapshot(s, w.Disk.SectorSize, &w.Table, hook.GuardedBytes)
 	})
 	if err != nil {
@@ -33,7 +32,7 @@ func (r *Run) guarded(w *Written, run func() error) error {
 	if err := run(); err != nil {
 		return err
 	}
-	_, err = bootSectors(w, func(s io.ReaderAt) (*hook.Sectors, error) { return before, before.Compare(s) })
+	_, err = r.bootSectors(ctx, w, func(s io.ReaderAt) (*hook.Sectors, error) { return before, before.Compare(s) })
 	var changed *hook.ChangedError
 	if errors.As(err, &changed) {
 		err = report.Hint(err, "a hook, or something that it started, writes boot code; the image has to bring its own")
@@ -42,8 +41,8 @@ func (r *Run) guarded(w *Written, run func() error) error {
 }
 
 // bootSectors opens the disk, on which nothing is mounted, for a look at its beginning.
-func bootSectors(w *Written, look func(io.ReaderAt) (*hook.Sectors, error)) (*hook.Sectors, error) {
-	dev, err := disk.Open(w.Disk.Path)
+func (r *Run) bootSectors(ctx context.Context, w *Written, look func(io.ReaderAt) (*hook.Sectors, error)) (*hook.Sectors, error) {
+	dev, err := r.openDisk(ctx, w.Disk.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +51,7 @@ func bootSectors(w *Written, look func(io.ReaderAt) (*hook.Sectors, error)) (*ho
 }
 
 // before runs the hooks that come before the retained files.
-func (r *Run) before(ctx context.Context, root place, w *Written) error {
+func (r *Run) before(ctx context.Context, root system, w *Written) error {
 	hooks := r.Config.HooksAt(config.BeforeRestore)
 	if len(hooks) == 0 {
 		return nil
@@ -62,7 +61,7 @@ func (r *Run) before(ctx context.Context, root place, w *Written) error {
 
 // adapt changes what the retained files do not bring: rewrites, hooks, labels. It comes
 // when they were compared, so that what a hook changes is told apart from what went wrong.
-func (r *Run) adapt(ctx context.Context, root place, w *Written, put *retain.Report) error {
+func (r *Run) adapt(ctx context.Context, root system, w *Written, put *retain.Report) error {
 	hooks := r.Config.HooksAt(config.AfterRestore)
 	relabel := r.Config.Retain.SELinux == "relabel"
 	if len(hooks)+len(r.Config.Rewrites) == 0 && !relabel && put == nil {
@@ -86,7 +85,10 @@ func (r *Run) adapt(ctx context.Context, root place, w *Written, put *retain.Rep
 	if err != nil || put == nil || len(hooks)+len(r.Config.Rewrites) == 0 {
 		return err
 	}
-	return r.changedByHooks(ctx, root, put)
+	if err := r.changedByHooks(ctx, root, put); err != nil {
+		r.warn("look what hooks have changed: %v", err)
+	}
+	return nil
 }
 
 // adaptFlags mounts read-only where only a look is taken.
@@ -99,24 +101,26 @@ func (r *Run) adaptFlags(hooks []config.Hook, relabel bool) uintptr {
 
 // changedByHooks names retained files that rewrites and hooks have changed: that is
 // what they may be for, and has to be known.
-func (r *Run) changedByHooks(ctx context.Context, root place, put *retain.Report) error {
+func (r *Run) changedByHooks(ctx context.Context, root system, put *retain.Report) error {
 	return r.onNewSystem(ctx, root, unix.MS_RDONLY, func() error {
-		found, err := retain.Recheck(ctx, newDir, put.Entries)
+		found, err := retain.Recheck(ctx, newDir, put)
 		if err != nil {
 			return err
 		}
+		var texts []string
 		for _, d := range found {
-			r.warn("%s: a hook or rewrite has changed its %s, from %s to %s", d.Path, d.What, d.Want, d.Got)
+			texts = append(texts, fmt.Sprintf("%s: a hook or rewrite has changed its %s, from %s to %s", d.Path, d.What, d.Want, d.Got))
 		}
+		r.warnAll(texts)
 		return nil
 	})
 }
 
-func (r *Run) rewrite(root place, w *Written) error {
+func (r *Run) rewrite(root system, w *Written) error {
 	if len(r.Config.Rewrites) == 0 {
 		return nil
 	}
-	vars, err := hook.ReadVars(newDir, root.fs.UUID, w.OldRoot)
+	vars, err := hook.ReadVars(newDir, root.root.fs.UUID, w.OldRoot)
 	if err != nil {
 		r.warn("%v", err)
 	}
@@ -189,6 +193,12 @@ func (r *Run) checkNetwork(put *retain.Report) {
 	for _, e := range put.Entries {
 		kept[string(e.Path)] = true
 	}
+	// It reads files of any making, and only advises: it must not cost an attempt.
+	defer func() {
+		if p := recover(); p != nil {
+			r.warn("look at the network configuration: %v", p)
+		}
+	}()
 	root, err := os.OpenRoot(newDir)
 	if err != nil {
 		r.warn("look at the network configuration: %v", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -47,6 +48,9 @@ func (r *Run) Gather(ctx context.Context) (_ *Gathered, err error) {
 	if err := r.LoadJob(ctx); err != nil {
 		return nil, err
 	}
+	if err := r.checkHooks(); err != nil {
+		return nil, err
+	}
 	root, err := r.findOldRoot(ctx)
 	if err != nil {
 		return nil, err
@@ -88,6 +92,19 @@ func (r *Run) Gather(ctx context.Context) (_ *Gathered, err error) {
 	}
 	done(r.Record.Image.CompressedBytes)
 	return g, nil
+}
+
+// checkHooks refuses a kernel that could not run hooks apart from the rest.
+func (r *Run) checkHooks() error {
+	if len(r.Config.Hooks) == 0 {
+		return nil
+	}
+	for _, name := range []string{"mnt", "pid", "uts", "ipc"} {
+		if _, err := os.Stat("/proc/self/ns/" + name); err != nil {
+			return report.Hint(fmt.Errorf("check hooks: this kernel has no %s namespaces: %w", name, err), "use a kernel with CONFIG_NAMESPACES and what is below it, or no hooks")
+		}
+	}
+	return nil
 }
 
 // plan finds out what the list keeps.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"reimager/accounts"
 	"reimager/config"
 	"reimager/disk"
 	"reimager/fault"
@@ -30,12 +31,12 @@ func (r *Run) Restore(ctx context.Context, w *Written) (*Restored, error) {
 		done(0)
 		return &Restored{w}, nil
 	}
-	root, err := r.findNewRoot(ctx, &w.Disk)
+	root, err := r.findNewSystem(ctx, &w.Disk)
 	if err != nil {
 		return nil, err
 	}
-	r.Report.Printf("new root %s", root)
-	err = r.guarded(w, func() error {
+	r.Report.Printf("new root %s", root.root)
+	err = r.guarded(ctx, w, func() error {
 		if err := r.before(ctx, root, w); err != nil {
 			return err
 		}
@@ -60,6 +61,23 @@ func (r *Run) Restore(ctx context.Context, w *Written) (*Restored, error) {
 	return &Restored{w}, r.leaveLog(ctx, root, w)
 }
 
+// findNewSystem finds the root that the image brought, and what its fstab mounts, before
+// anything changes that.
+func (r *Run) findNewSystem(ctx context.Context, target *disk.Disk) (system, error) {
+	root, err := r.findNewRoot(ctx, target)
+	s := system{root: root, named: r.Config.New.Mounts, dir: newDir, own: true}
+	if err != nil || len(s.named) > 0 {
+		return s, err
+	}
+	if err := r.mount(ctx, root, newDir, unix.MS_RDONLY); err != nil {
+		return s, err
+	}
+	if s.fstab, err = readFstab(newDir); err != nil {
+		err = fmt.Errorf("read fstab of %s: %w", root.part.Path, err)
+	}
+	return s, errors.Join(err, wake.UnmountBelow(newDir))
+}
+
 // findNewRoot waits for the root that the image brought.
 func (r *Run) findNewRoot(ctx context.Context, target *disk.Disk) (place, error) {
 	var root place
@@ -80,8 +98,8 @@ func (r *Run) findNewRoot(ctx context.Context, target *disk.Disk) (place, error)
 }
 
 // onNewSystem mounts the new system, calls use, and unmounts and flushes it.
-func (r *Run) onNewSystem(ctx context.Context, root place, flags uintptr, use func() error) error {
-	err := r.mountSystem(ctx, system{root: root, named: r.Config.New.Mounts, dir: newDir, own: true}, flags)
+func (r *Run) onNewSystem(ctx context.Context, root system, flags uintptr, use func() error) error {
+	err := r.mountSystem(ctx, root, flags)
 	if err == nil {
 		fault.At("new system mounted")
 		err = use()
@@ -123,7 +141,7 @@ func (r *Run) options() retain.Options {
 	return o
 }
 
-func (r *Run) putBack(ctx context.Context, root place, w *Written) (*retain.Report, error) {
+func (r *Run) putBack(ctx context.Context, root system, w *Written) (*retain.Report, error) {
 	archive, err := os.Open(ramArchive)
 	if err != nil {
 		return nil, fmt.Errorf("open archive: %w", err)
@@ -144,20 +162,29 @@ func (r *Run) putBack(ctx context.Context, root place, w *Written) (*retain.Repo
 	}
 	bar.Done()
 	r.Record.Retained = put
+	var conflicts, lost, unmapped []string
 	for _, c := range put.Conflicts {
-		r.warn("%s was not put back: %s", c.Path, c.Why)
+		conflicts = append(conflicts, fmt.Sprintf("%s was not put back: %s", c.Path, c.Why))
 	}
 	for _, l := range put.Lost {
-		r.warn("%s lost its %s: %s", l.Path, l.Attribute, l.Why)
+		lost = append(lost, fmt.Sprintf("%s lost its %s: %s", l.Path, l.Attribute, l.Why))
 	}
 	for _, u := range put.Unmapped {
-		r.warn("the new system has no %s %q; %d files keep the number %d", u.Kind, u.Name, u.Files, u.ID)
+		unmapped = append(unmapped, fmt.Sprintf("the new system has no %s %q; %d files keep the number %d", u.Kind, u.Name, u.Files, u.ID))
+	}
+	for _, texts := range [][]string{conflicts, lost, unmapped} {
+		r.warnAll(texts)
 	}
 	if put.Accounts != nil {
 		r.Report.Printf("accounts %s", put.Accounts.Summary())
+		var skipped []string
 		for _, e := range put.Accounts.Entries {
 			r.Report.Detail("accounts %s", e)
+			if e.Did == accounts.Skipped {
+				skipped = append(skipped, fmt.Sprintf("accounts: %s", e))
+			}
 		}
+		r.warnAll(skipped)
 	}
 	r.Report.Printf("restore  %d files and directories are back", len(put.Entries))
 	return put, nil
@@ -165,7 +192,7 @@ func (r *Run) putBack(ctx context.Context, root place, w *Written) (*retain.Repo
 
 // compare mounts the new system anew and compares it with the archive. What the
 // restore reported itself is no news.
-func (r *Run) compare(ctx context.Context, root place, put *retain.Report) error {
+func (r *Run) compare(ctx context.Context, root system, put *retain.Report) error {
 	archive, err := os.Open(ramArchive)
 	if err != nil {
 		return fmt.Errorf("open archive: %w", err)
@@ -180,36 +207,48 @@ func (r *Run) compare(ctx context.Context, root place, put *retain.Report) error
 	if err != nil {
 		return err
 	}
-	known := map[retain.Path]bool{}
+	conflicts, lost := map[retain.Path]bool{}, map[retain.Path]bool{}
 	for _, c := range put.Conflicts {
-		known[c.Path] = true
+		conflicts[c.Path] = true
 	}
 	for _, l := range put.Lost {
-		known[l.Path] = true
+		lost[l.Path] = true
 	}
 	var all []error
-	others := 0
+	var others []string
 	for _, d := range differences {
 		switch {
-		case known[d.Path]:
+		case conflicts[d.Path]:
 		case decisive(d.What):
 			all = append(all, fmt.Errorf("compare %s: %s is %s, expected %s", d.Path, d.What, d.Got, d.Want))
-		default:
-			r.warn("%s: %s is %s, expected %s; its filesystem may not be able to keep that", d.Path, d.What, d.Got, d.Want)
-			others++
+		case !lost[d.Path]:
+			others = append(others, fmt.Sprintf("%s: %s is %s, expected %s; its filesystem may not be able to keep that", d.Path, d.What, d.Got, d.Want))
 		}
 	}
-	if len(all) > maxDifferences {
-		all = append(all[:maxDifferences], fmt.Errorf("and %d more", len(all)-maxDifferences))
+	r.warnAll(others)
+	if len(all) > maxTold {
+		all = append(all[:maxTold], fmt.Errorf("and %d more", len(all)-maxTold))
 	}
-	if len(all) == 0 && others == 0 {
+	if len(all)+len(others)+len(conflicts)+len(lost) == 0 {
 		r.Report.Printf("restore  every one was read back and is as it was")
 	}
 	return errors.Join(all...)
 }
 
-// maxDifferences is how many differences an error names.
-const maxDifferences = 20
+// maxTold is how many of one kind an error or the warnings name; the record has all
+// that were not put back.
+const maxTold = 50
+
+// warnAll warns of the first of many.
+func (r *Run) warnAll(texts []string) {
+	for i, text := range texts {
+		if i == maxTold {
+			r.warn("and %d more of this kind", len(texts)-maxTold)
+			return
+		}
+		r.warn("%s", text)
+	}
+}
 
 // decisive tells whether a difference means that a file was not put back, so that
 // writing again may help. Times, owners, modes and attributes may be what the new
@@ -225,7 +264,7 @@ func decisive(what string) bool {
 
 // leaveLog puts log and record into the new system. A disk too full for them does
 // not keep a machine from landing.
-func (r *Run) leaveLog(ctx context.Context, root place, w *Written) error {
+func (r *Run) leaveLog(ctx context.Context, root system, w *Written) error {
 	dir := r.Config.New.LogDir
 	if dir == config.LogOff {
 		return nil

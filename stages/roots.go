@@ -103,6 +103,9 @@ type system struct {
 	// own keeps everything but the root's own disk unmounted, as nothing else may be
 	// written to.
 	own bool
+	// fstab is that of the system as it was found, if it may change meanwhile: a list
+	// may keep another one, a hook may write it.
+	fstab []disk.FstabEntry
 }
 
 // mountSystem mounts a root and its other filesystems: those that the configuration
@@ -123,9 +126,12 @@ func (r *Run) mountSystem(ctx context.Context, s system, flags uintptr) error {
 		}
 		return nil
 	}
-	entries, err := readFstab(s.dir)
-	if err != nil {
-		return fmt.Errorf("read fstab of %s: %w", s.root.part.Path, err)
+	entries := s.fstab
+	if entries == nil {
+		var err error
+		if entries, err = readFstab(s.dir); err != nil {
+			return fmt.Errorf("read fstab of %s: %w", s.root.part.Path, err)
+		}
 	}
 	for _, e := range entries {
 		if e.Dir == "/" || !e.Local() {

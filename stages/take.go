@@ -32,9 +32,15 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, from *of
 	if plan != nil {
 		archive = plan.ArchiveBytes + int64(len(plan.Entries))*entryBytes
 	}
+	if err := checkSpace(plan, from); err != nil {
+		return err
+	}
 	spare, err := mountRAM(from.bytes, archive, stateBytes(g.Disk.Bytes, from.blockMap()))
 	if err != nil {
 		return err
+	}
+	if len(r.Config.Hooks) > 0 {
+		spare = max(0, spare-hookBytes)
 	}
 	if plan != nil {
 		if g.ArchiveBytes, err = r.capture(ctx, plan); err != nil {
@@ -42,6 +48,31 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, from *of
 		}
 	}
 	return r.takeImage(ctx, g, from, spare)
+}
+
+// hookBytes is left to the new system's own programs where memory allows: the decoded
+// copy is a help, and update-initramfs needs some hundred MiB.
+const hookBytes = 512 << 20
+
+// checkSpace refuses to bring more files than the new filesystems have room for, as far
+// as the release says how much that is.
+func checkSpace(plan *retain.Plan, from *offer) error {
+	if plan == nil || from.release == nil || from.release.Manifest.System == nil {
+		return nil
+	}
+	free := int64(0)
+	for _, f := range from.release.Manifest.System.Filesystems {
+		switch {
+		case f.FreeBytes != nil:
+			free += *f.FreeBytes
+		case disk.Filesystem{Type: f.Type}.Mountable():
+			return nil // it may have room for all
+		}
+	}
+	if plan.ArchiveBytes > free {
+		return report.Hint(fmt.Errorf("check space: %s are retained, the filesystems of release %s have %s free", disk.Size(plan.ArchiveBytes), from.release.Manifest, disk.Size(free)), "retain less, or make an image with larger filesystems")
+	}
+	return nil
 }
 
 // stateBytes is what the saved state takes: some 150 bytes for each range of the map,

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"reimager/boot"
 	"reimager/disk"
@@ -22,7 +25,7 @@ type Written struct{ *Gathered }
 // image's own when the machine lands.
 func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 	r.Record.Attempts++
-	dev, err := disk.Open(g.Disk.Path)
+	dev, err := r.openDisk(ctx, g.Disk.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +61,23 @@ func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 		return nil, err
 	}
 	return &Written{g}, nil
+}
+
+// openDisk opens the target. What a killed program had mounted may hold it for a while
+// yet, until its last writes are on the disk.
+func (r *Run) openDisk(ctx context.Context, path string) (dev *disk.Device, err error) {
+	deadline := time.Now().Add(r.Config.Machine.DeviceTimeout.Duration)
+	for {
+		dev, err = disk.Open(path)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return dev, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 var errNotCastOff = errors.New("the disk refused the first write; nothing was changed")
@@ -148,9 +168,9 @@ func (r *Run) partitions(ctx context.Context, g *Gathered, dev *disk.Device) err
 type Landed struct{}
 
 // Land gives the disk its own first sector, so that it boots the new system.
-func (r *Run) Land(_ context.Context, done *Restored) (_ *Landed, err error) {
+func (r *Run) Land(ctx context.Context, done *Restored) (_ *Landed, err error) {
 	finish := r.stage("land")
-	dev, err := disk.Open(done.Disk.Path)
+	dev, err := r.openDisk(ctx, done.Disk.Path)
 	if err != nil {
 		return nil, err
 	}
