@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Users says who uses a disk or anything on it: mounts, swap, what is stacked upon
@@ -35,6 +37,11 @@ func (s Sysfs) Users(d *Disk) ([]string, error) {
 				name += " (" + n + ")"
 			}
 			users = append(users, fmt.Sprintf("%s is part of %s", paths[i], name))
+		}
+	}
+	for _, l := range s.loops() {
+		if node, ok := nodes[fmt.Sprintf("%d:%d", unix.Major(l.rdev), unix.Minor(l.rdev))]; ok && l.rdev != 0 {
+			users = append(users, fmt.Sprintf("%s is behind %s", node, l.path))
 		}
 	}
 	return users, nil
@@ -114,16 +121,42 @@ func (s Sysfs) OpenBy(d *Disk) []string {
 	return users
 }
 
+// loop is an attached loop device, and what is behind it: loop_info64 of the kernel's
+// linux/loop.h.
+type loop struct {
+	path     string
+	dev, ino uint64 // of a file
+	rdev     uint64 // of a block device
+}
+
+// loops asks every loop device, since names of files may be relative or many.
+func (s Sysfs) loops() []loop {
+	attached, _ := filepath.Glob(filepath.Join(s.sys(), "block/loop*/loop"))
+	var all []loop
+	for _, dir := range attached {
+		l := loop{path: s.node(filepath.Base(filepath.Dir(dir)))}
+		f, err := os.Open(l.path)
+		if err != nil {
+			continue
+		}
+		if info, err := unix.IoctlLoopGetStatus64(int(f.Fd())); err == nil {
+			l.dev, l.ino, l.rdev = info.Device, info.Inode, info.Rdevice
+			all = append(all, l)
+		}
+		f.Close()
+	}
+	return all
+}
+
 // LoopOf returns the loop devices that a regular file is attached to.
-func (s Sysfs) LoopOf(file string) []string {
-	backing, _ := filepath.Glob(filepath.Join(s.sys(), "block/loop*/loop/backing_file"))
-	var loops []string
-	for _, name := range backing {
-		if readText(name) == file {
-			loops = append(loops, s.node(filepath.Base(filepath.Dir(filepath.Dir(name)))))
+func (s Sysfs) LoopOf(file *unix.Stat_t) []string {
+	var paths []string
+	for _, l := range s.loops() {
+		if l.dev == file.Dev && l.ino == file.Ino {
+			paths = append(paths, l.path)
 		}
 	}
-	return loops
+	return paths
 }
 
 // ByNode returns the whole disk that a block device's node stands for. A partition is

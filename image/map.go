@@ -3,6 +3,7 @@ package image
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -69,6 +70,20 @@ func (m *Map) CheckFine() error {
 	for _, r := range m.Ranges {
 		if r.Bytes > RangeBytes {
 			return fmt.Errorf("block map: the range at byte %d has %d bytes, expected at most %d", r.Off, r.Bytes, RangeBytes)
+		}
+	}
+	return nil
+}
+
+// CheckSectors tells whether the ranges are made of whole sectors, and the first sector
+// is among them: it decides whether a disk boots, and has to be the image's.
+func (m *Map) CheckSectors(sector int64) error {
+	if len(m.Ranges) == 0 || m.Ranges[0].Off != 0 {
+		return errors.New("block map: it leaves out the first sector, which a disk boots from")
+	}
+	for _, r := range m.Ranges {
+		if r.Off%sector != 0 || r.Bytes%sector != 0 {
+			return fmt.Errorf("block map: the range of %d bytes at %d is not made of sectors of %d", r.Bytes, r.Off, sector)
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"reimager/report"
 )
@@ -98,6 +99,10 @@ func (r *Release) readMap() error {
 	if err := r.Map.CheckFine(); err != nil {
 		return fmt.Errorf("check release: %w", err)
 	}
+	sector := int64(m.Disk.SectorSize)
+	if err := r.Map.CheckSectors(sector); err != nil {
+		return fmt.Errorf("check release: %w", err)
+	}
 	if r.Map.Bytes != m.Image.RawBytes {
 		return fmt.Errorf("check release: the block map is for %d bytes, the manifest says %d", r.Map.Bytes, m.Image.RawBytes)
 	}
@@ -132,7 +137,7 @@ func (t Trust) judge(name string, text, signature []byte) (*Key, error) {
 // Open opens a file of the release, whose size has to be right. Reading it to its
 // end fails if its digest is not the manifest's.
 func (r *Release) Open(f File) (io.ReadCloser, error) {
-	file, err := r.root.Open(f.Name)
+	file, err := openQuietly(r.root, f.Name)
 	if err != nil {
 		return nil, fmt.Errorf("read release: %w", err)
 	}
@@ -146,14 +151,20 @@ func (r *Release) Open(f File) (io.ReadCloser, error) {
 	return &provenFile{Closer: file, Proven: NewProven(file, f)}, nil
 }
 
-// Read returns the content of a file of the release, which was proven.
-func (r *Release) Read(f File) ([]byte, error) {
+// Prove reads a file of the release to its end, and forgets it.
+func (r *Release) Prove(f File) error {
 	file, err := r.Open(f)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	text, err := io.ReadAll(file)
-	return text, errors.Join(err, file.Close())
+	_, err = io.Copy(io.Discard, file)
+	return errors.Join(err, file.Close())
+}
+
+// openQuietly opens a file that may be anything: a FIFO would block until somebody
+// writes to it.
+func openQuietly(root *os.Root, name string) (*os.File, error) {
+	return root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 }
 
 type provenFile struct {
@@ -205,7 +216,7 @@ func (p *Proven) judge() error {
 
 // readSmall reads a file that has to be a regular one.
 func readSmall(root *os.Root, name string, limit int64) ([]byte, error) {
-	f, err := root.Open(name)
+	f, err := openQuietly(root, name)
 	if err != nil {
 		return nil, err
 	}

@@ -74,7 +74,7 @@ made is taken as it is. Each processor takes up to 130 MiB of memory.`,
 				}
 				o.Sign = secret.sign
 			}
-			ctx, stop := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM)
+			ctx, stop := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 			defer stop()
 			return packRelease(ctx, o, asJSON, c.OutOrStdout(), c.ErrOrStderr())
 		},

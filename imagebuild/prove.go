@@ -63,7 +63,7 @@ in --output).`,
 			if o.Keys, err = image.ReadKeys(keys); err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM)
+			ctx, stop := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 			defer stop()
 			o.Report = cli.Reporter(c.ErrOrStderr())
 			defer o.Report.Flush()

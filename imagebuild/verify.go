@@ -45,7 +45,7 @@ Without --key the keys in the release's own initrd are taken: that shows that it
 machines will accept it, not that it is yours.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			ctx, stop := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM)
+			ctx, stop := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 			defer stop()
 			r := cli.Reporter(c.ErrOrStderr())
 			defer r.Flush()
@@ -126,7 +126,7 @@ func (v *verdict) initrd(dir string, release *image.Release, trust *image.Trust)
 		return nil
 	}
 	for _, f := range []image.File{m.Kernel.File, m.Initrd.File} {
-		if _, err := release.Read(f); err != nil {
+		if err := release.Prove(f); err != nil {
 			return err
 		}
 	}

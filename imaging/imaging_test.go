@@ -181,8 +181,8 @@ func TestRefusedBeforeTheFirstWrite(t *testing.T) {
 		{"too small", mib, Job{Map: mapOf(b, whole)}, "the image 2097152"},
 		{"kept", 2 * mib, Job{Map: mapOf(b, whole), Keep: []image.Extent{{Off: mib, Bytes: 512}}}, "must not be touched"},
 		{"sector 0 kept", 2 * mib, Job{Keep: []image.Extent{{Off: 0, Bytes: 512}}}, "must not be touched"},
-		{"half a sector", 2 * mib, Job{Map: mapOf(b[:mib+100], image.Extent{Off: 0, Bytes: mib + 100})}, "whole number of sectors"},
-		{"range off a sector", 2 * mib, Job{Map: mapOf(b, image.Extent{Off: 100, Bytes: 512})}, "not whole sectors"},
+		{"half a sector", 2 * mib, Job{Map: mapOf(b[:mib+100], image.Extent{Off: 0, Bytes: mib + 100})}, "not made of sectors"},
+		{"range off a sector", 2 * mib, Job{Map: mapOf(b, image.Extent{Off: 0, Bytes: 512}, image.Extent{Off: 1000, Bytes: 512})}, "not made of sectors"},
 	} {
 		dev, read := target(t, tt.size)
 		tt.job.Device, tt.job.Source = dev, &source{b: b}
@@ -240,7 +240,7 @@ func TestFailureLeavesNoBootSector(t *testing.T) {
 func TestProve(t *testing.T) {
 	b := random(14*mib + 4096)
 	large := mapOf(b, image.Extent{Off: 0, Bytes: 4096}, image.Extent{Off: mib, Bytes: 11 * mib}, image.Extent{Off: 12 * mib, Bytes: 2*mib + 4096})
-	fine, err := Prove(t.Context(), &source{b: b}, large, nil)
+	fine, err := Prove(t.Context(), &source{b: b}, large, 1<<30, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,17 +259,44 @@ func TestProve(t *testing.T) {
 	for _, at := range []int{0, 4095, mib, 12*mib - 1, 12 * mib, len(b) - 1} {
 		changed := bytes.Clone(b)
 		changed[at] ^= 0x10
-		if _, err := Prove(t.Context(), &source{b: changed}, large, nil); err == nil {
+		if _, err := Prove(t.Context(), &source{b: changed}, large, 1<<30, nil); err == nil {
 			t.Errorf("Prove with byte %d changed = nil", at)
 		}
 	}
 	outside := bytes.Clone(b)
 	outside[5000] ^= 1
-	if _, err := Prove(t.Context(), &source{b: outside}, large, nil); err != nil {
+	if _, err := Prove(t.Context(), &source{b: outside}, large, 1<<30, nil); err != nil {
 		t.Errorf("Prove with a change outside the map = %v", err)
 	}
-	if m, err := Prove(t.Context(), &source{b: b}, nil, nil); err != nil || m.MappedBytes() != int64(len(b)) {
+	if m, err := Prove(t.Context(), &source{b: b}, nil, 1<<30, nil); err != nil || m.MappedBytes() != int64(len(b)) {
 		t.Errorf("Prove without a map = %v, %v", m, err)
+	}
+}
+
+// An image or map that claims more than there is room for costs nothing.
+func TestProveIsBounded(t *testing.T) {
+	huge := &image.Map{Bytes: 1 << 60, Ranges: []image.MapRange{{Extent: image.Extent{Off: 0, Bytes: 1 << 60}}}}
+	if _, err := Prove(t.Context(), &source{b: random(mib)}, huge, 1<<30, nil); err == nil {
+		t.Error("Prove of a map of 2^60 bytes = nil")
+	}
+	if _, err := Prove(t.Context(), &source{b: random(9 * mib)}, nil, 5*mib, nil); err == nil {
+		t.Error("Prove of more than the limit = nil")
+	}
+}
+
+// The gaps of a map are treated whether or not digests are wanted.
+func TestUnmappedWithoutDigests(t *testing.T) {
+	b := random(8 * mib)
+	m := mapOf(b, image.Extent{Off: 0, Bytes: mib}, image.Extent{Off: 6 * mib, Bytes: mib})
+	dev, read := target(t, 9*mib)
+	if _, err := WriteWhole(t.Context(), Job{Device: dev, Source: &source{b: b}, Map: m, Unmapped: Zero, NoDigests: true}, func(*Result) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	got := read()
+	for _, gap := range m.Unmapped(9*mib, nil) {
+		if !image.AllZero(got[gap.Off:gap.End()]) {
+			t.Errorf("the %d bytes at %d are not zeros", gap.Bytes, gap.Off)
+		}
 	}
 }
 

@@ -14,12 +14,16 @@ import (
 // Prove decodes a whole image, holds it against its map, and returns the map that it
 // is to be written by: without a map one of all of it; for a map with ranges that are
 // too large to be verified in memory the same one, in smaller ranges.
-func Prove(ctx context.Context, src image.Source, m *image.Map, progress func(bytes int64)) (*image.Map, error) {
+// An image of more than limit bytes is refused as soon as that is known.
+func Prove(ctx context.Context, src image.Source, m *image.Map, limit int64, progress func(bytes int64)) (*image.Map, error) {
+	if m != nil && m.Bytes > limit {
+		return nil, fmt.Errorf("the image has %d bytes, expected at most %d", m.Bytes, limit)
+	}
 	pool, err := image.NewPool(Buffers, disk.Buffer)
 	if err != nil {
 		return nil, err
 	}
-	p := prover{want: m, progress: progress}
+	p := prover{want: m, limit: limit, progress: progress}
 	layout := m
 	if m != nil {
 		layout = finer(m)
@@ -48,6 +52,7 @@ func finer(m *image.Map) *image.Map {
 // prover digests the ranges of a map while they stream past in pieces.
 type prover struct {
 	want     *image.Map
+	limit    int64
 	recorder image.Recorder
 	progress func(int64)
 
@@ -57,6 +62,9 @@ type prover struct {
 }
 
 func (p *prover) inspect(part image.Range) error {
+	if end := part.Off + int64(len(part.Data)); end > p.limit {
+		return fmt.Errorf("the image has %d bytes or more, expected at most %d", end, p.limit)
+	}
 	if p.progress != nil {
 		p.progress(int64(len(part.Data)))
 	}

@@ -75,6 +75,7 @@ func Write(ctx context.Context, job Job) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	bare := job.Map == nil
 	w := &writer{Job: job, recorder: &image.Recorder{}, sector: int64(job.Device.SectorSize())}
 	n, err := image.Each(ctx, job.Source, job.Map, pool, nil, w.write)
 	if err := errors.Join(err, pool.Release(disk.FreeBuffer)); err != nil {
@@ -87,7 +88,7 @@ func Write(ctx context.Context, job Job) (*Result, error) {
 		}
 		w.Map = w.recorder.Map(n)
 	}
-	if err := w.unmapped(n); err != nil {
+	if err := w.unmapped(n, bare); err != nil {
 		return nil, err
 	}
 	if err := job.Device.Flush(); err != nil {
@@ -97,9 +98,16 @@ func Write(ctx context.Context, job Job) (*Result, error) {
 }
 
 // Check refuses what cannot be written, before anything is.
-func (job *Job) Check() error {
+func (job Job) Check() error {
+	sector0 := image.Extent{Off: 0, Bytes: int64(job.Device.SectorSize())}
+	if k, is := overlap(sector0, job.Keep); is {
+		return errKept(job.Device, sector0, k)
+	}
 	if job.Map == nil {
 		return nil
+	}
+	if err := job.Map.CheckSectors(sector0.Bytes); err != nil {
+		return fmt.Errorf("write %s: %w", job.Device.Path(), err)
 	}
 	dev, sector := job.Device, int64(job.Device.SectorSize())
 	if job.Map.Bytes > dev.Bytes() {
@@ -109,9 +117,6 @@ func (job *Job) Check() error {
 		return fmt.Errorf("write %s: the image has %d bytes, not a whole number of sectors of %d", dev.Path(), job.Map.Bytes, sector)
 	}
 	for _, r := range job.Map.Ranges {
-		if r.Off%sector != 0 || r.Bytes%sector != 0 {
-			return fmt.Errorf("write %s: the block map has %d bytes at %d, not whole sectors of %d", dev.Path(), r.Bytes, r.Off, sector)
-		}
 		if k, is := overlap(r.Extent, job.Keep); is {
 			return errKept(dev, r.Extent, k)
 		}
@@ -195,13 +200,13 @@ func (w *writer) put(part image.Range) error {
 }
 
 // unmapped treats what lies outside the map of an image of that many bytes.
-func (w *writer) unmapped(imageBytes int64) error {
+func (w *writer) unmapped(imageBytes int64, bare bool) error {
 	if w.Unmapped != Zero && w.Unmapped != Discard {
 		return nil
 	}
 	keep := append([]image.Extent{{Off: 0, Bytes: w.sector}}, w.Keep...)
 	free := w.Map.Unmapped(w.Device.Bytes(), keep)
-	if w.NoDigests {
+	if bare { // its map may have been spared
 		free = image.Complement(append(keep, image.Extent{Off: 0, Bytes: imageBytes}), w.Device.Bytes())
 	}
 	for _, e := range image.Inward(free, w.sector) {

@@ -118,11 +118,19 @@ func (p *packer) addInitrd(context.Context) error {
 	if p.Kernel == "" || p.Initrd == "" {
 		return errors.New("make release: kernel and initrd belong together; give both or neither")
 	}
-	in, err := initrd.Read(p.Initrd)
+	k, err := p.copyFile(p.Kernel, kernelName)
 	if err != nil {
 		return err
 	}
-	kernel, err := os.Open(p.Kernel)
+	i, err := p.copyFile(p.Initrd, initrdName)
+	if err != nil {
+		return err
+	}
+	in, err := initrd.Read(p.path(initrdName)) // what is shipped is what was looked at
+	if err != nil {
+		return err
+	}
+	kernel, err := os.Open(p.path(kernelName))
 	if err != nil {
 		return fmt.Errorf("read kernel: %w", err)
 	}
@@ -136,14 +144,6 @@ func (p *packer) addInitrd(context.Context) error {
 	}
 	if in.Config.Trust.Signature == "require" && p.Sign == nil {
 		p.Report.Printf("warning: the initrd takes signed releases only, and this one will not be signed: give --key, or sign %s with minisign -S -H", image.ManifestName)
-	}
-	k, err := p.copyFile(p.Kernel, kernelName)
-	if err != nil {
-		return err
-	}
-	i, err := p.copyFile(p.Initrd, initrdName)
-	if err != nil {
-		return err
 	}
 	p.manifest.Kernel = &image.KernelFile{File: k, Version: version}
 	p.manifest.Initrd = &image.InitrdFile{File: i, RawBytes: in.RawBytes}
@@ -254,6 +254,10 @@ func countTo(bar *report.Progress) io.Writer { return writerFunc(func(n int) { b
 
 // addImage digests the image and, unless it is compressed already, compresses it.
 func (p *packer) addImage(ctx context.Context) (err error) {
+	before, err := p.img.Stat()
+	if err != nil {
+		return fmt.Errorf("read image: %w", err)
+	}
 	if p.layout, err = readLayout(ctx, p.img, p.size); err != nil {
 		return fmt.Errorf("read image %s: %w", p.Disk, err)
 	}
@@ -276,6 +280,14 @@ func (p *packer) addImage(ctx context.Context) (err error) {
 		return err
 	}
 	bar.Done()
+	after, err := p.img.Stat()
+	if err != nil {
+		return fmt.Errorf("read image: %w", err)
+	}
+	// What a system that is still running allocates meanwhile is not in the map.
+	if after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime()) {
+		return report.Hint(fmt.Errorf("read image %s: it was changed while it was packed", p.Disk), "shut down what uses it, or pack a copy")
+	}
 	m, sum := digester.result()
 	p.manifest.Image.RawBytes, p.manifest.Image.RawSHA256, p.manifest.Image.MappedBytes = m.Bytes, sum, m.MappedBytes()
 	text, err := image.EncodeMap(m)

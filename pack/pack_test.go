@@ -328,7 +328,7 @@ func TestBmaptool(t *testing.T) {
 	}
 	src, err := image.Decode(bytes.NewReader(b), 2)
 	must(t, err)
-	fine, err := imaging.Prove(t.Context(), src, large, nil)
+	fine, err := imaging.Prove(t.Context(), src, large, 1<<30, nil)
 	must(t, err)
 	fineFile := filepath.Join(t.TempDir(), "map")
 	text, err := image.EncodeMap(fine)

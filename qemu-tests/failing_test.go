@@ -33,7 +33,7 @@ func TestFailureBeforeWriteGoesBack(t *testing.T) {
 	}{
 		{"image missing", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			edit(t, k.Disk, lab.KioskData, func(dir string) { must(t, os.Remove(filepath.Join(dir, releaseImage))) })
-		}, "there is no such file", false},
+		}, "there is no /release/new.img.bz2", false},
 		{"image truncated", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			changeImage(t, k, func(f string) {
 				info, err := os.Stat(f)

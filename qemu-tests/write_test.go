@@ -72,6 +72,22 @@ func TestWriteToDisks(t *testing.T) {
 		if out, err := command(t, reimager, "write", img, file, "--yes"); err == nil || !strings.Contains(out, "it is attached to "+device) {
 			t.Errorf("the file behind %s: %v\n%s; want it refused", device, err, out)
 		}
+		link := file + ".link"
+		must(t, os.Link(file, link))
+		relative := exec.Command(reimager, "write", img, filepath.Base(file), "--yes")
+		relative.Dir = filepath.Dir(file)
+		if out, err := relative.CombinedOutput(); err == nil || !strings.Contains(string(out), "it is attached to "+device) {
+			t.Errorf("the file by a relative name: %v\n%s; want it refused", err, out)
+		}
+		if out, err := command(t, reimager, "write", img, link, "--yes"); err == nil || !strings.Contains(out, "it is attached to "+device) {
+			t.Errorf("the file by another name: %v\n%s; want it refused", err, out)
+		}
+		over := ok(t, "losetup", "--find", "--show", device)
+		out, err := command(t, reimager, "write", img, device, "--yes")
+		ok(t, "losetup", "-d", over)
+		if err == nil || !strings.Contains(out, device+" is behind "+over) {
+			t.Errorf("the device behind another: %v\n%s; want it refused", err, out)
+		}
 	}
 }
 

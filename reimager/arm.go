@@ -20,6 +20,7 @@ import (
 	"reimager/boot"
 	"reimager/config"
 	"reimager/disk"
+	"reimager/image"
 	"reimager/report"
 	"reimager/stages"
 )
@@ -38,6 +39,7 @@ const (
 
 func armCommand() *cobra.Command {
 	var reboot bool
+	var keys []string
 	c := &cobra.Command{
 		Use:   "arm [--reboot] RELEASE",
 		Short: "Replace the operating system at the next boot",
@@ -52,7 +54,7 @@ boot configuration is touched. "reimager disarm" takes all of it back. Arming
 twice is the same as once.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := arm(args[0], c.OutOrStdout()); err != nil {
+			if err := arm(args[0], keys, c.OutOrStdout()); err != nil {
 				return err
 			}
 			if !reboot {
@@ -64,11 +66,12 @@ twice is the same as once.`,
 		},
 	}
 	c.Flags().BoolVar(&reboot, "reboot", false, "reboot at once")
+	c.Flags().StringArrayVar(&keys, "key", nil, "a minisign public key file: the release has to be signed by one of these (default: by one that its own initrd trusts, which says nothing of where it came from)")
 	return c
 }
 
 // arm leaves the machine armed, or as it was.
-func arm(dir string, out io.Writer) error {
+func arm(dir string, keyFiles []string, out io.Writer) error {
 	if os.Geteuid() != 0 {
 		return report.Hint(errors.New("arm: only root can"), "run it with sudo")
 	}
@@ -95,7 +98,11 @@ func arm(dir string, out io.Writer) error {
 	if dir == folderOf(grub) {
 		return report.Hint(fmt.Errorf("arm: %s is where the files of an arming are kept", dir), "put the release into a folder of its own")
 	}
-	r, err := readRelease(dir)
+	keys, err := image.ReadKeys(keyFiles)
+	if err != nil {
+		return err
+	}
+	r, err := readRelease(dir, keys)
 	if err != nil {
 		return err
 	}
@@ -146,15 +153,15 @@ func newJob(r *release, out io.Writer) (*config.Job, error) {
 	if err != nil {
 		return nil, report.Hint(err, "put the release on a plain partition of this machine")
 	}
-	image := config.JobImage{Source: config.Source{Device: config.Device{Kind: config.ByUUID, Value: where.uuid}, Path: where.path}}
+	img := config.JobImage{Source: config.Source{Device: config.Device{Kind: config.ByUUID, Value: where.uuid}, Path: where.path}}
 	fmt.Fprintf(out, "reading %s\n", r.image)
-	if image.SHA256, image.Bytes, err = digest(r.image); err != nil {
+	if img.SHA256, img.Bytes, err = digest(r.image); err != nil {
 		return nil, err
 	}
 	if r.packed != nil {
 		m := r.packed.manifest
-		if image.SHA256 != m.Image.SHA256.String() {
-			return nil, report.Hint(fmt.Errorf("check release: %s has the SHA-256 %s, expected %s as in the manifest", r.image, image.SHA256, m.Image.SHA256), "it was changed or cut short; copy the release again")
+		if img.SHA256 != m.Image.SHA256.String() {
+			return nil, report.Hint(fmt.Errorf("check release: %s has the SHA-256 %s, expected %s as in the manifest", r.image, img.SHA256, m.Image.SHA256), "it was changed or cut short; copy the release again")
 		}
 		signed := "not signed"
 		if r.packed.signedBy != nil {
@@ -166,10 +173,10 @@ func newJob(r *release, out io.Writer) (*config.Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(out, "target  %s\nimage   %s, %s\n", target, r.image, disk.Size(image.Bytes))
+	fmt.Fprintf(out, "target  %s\nimage   %s, %s\n", target, r.image, disk.Size(img.Bytes))
 	return &config.Job{
 		Format: config.JobFormat, RunID: rand.Text(), Armed: time.Now().UTC().Truncate(time.Second),
-		Image: image, Target: identity, OldRoot: root.uuid,
+		Image: img, Target: identity, OldRoot: root.uuid,
 	}, nil
 }
 
@@ -286,6 +293,9 @@ func install(grub *boot.GRUB, r *release, job *config.Job) error {
 		if err := copyFile(c[0], c[1]); err != nil {
 			return err
 		}
+	}
+	if err := r.checkCopies(kernel, initrd); err != nil {
+		return err
 	}
 	if err := makeReport(job); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"runtime"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"reimager/cli"
@@ -70,6 +71,10 @@ type holes struct {
 func (h *holes) find(f *os.File) {
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() {
+		return
+	}
+	// What is appended goes to the end of the file, wherever one has sought to.
+	if flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0); err != nil || flags&unix.O_APPEND != 0 {
 		return
 	}
 	if at, err := f.Seek(0, io.SeekCurrent); err == nil && at == info.Size() {

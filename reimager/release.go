@@ -31,22 +31,27 @@ type packed struct {
 	signedBy *image.Key
 }
 
-func readRelease(dir string) (*release, error) {
+// readRelease reads a directory. With keys it has to be a release that one of them has
+// signed; without, one that its own initrd will take.
+func readRelease(dir string, keys []image.Key) (*release, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("read release: %w", err)
 	}
 	defer root.Close()
 	if image.IsRelease(root) {
-		return readPacked(dir, root)
+		return readPacked(dir, root, keys)
+	}
+	if len(keys) > 0 {
+		return nil, report.Hint(fmt.Errorf("read release %s: there is no %s in it, and a key was given", dir, image.ManifestName), "pack the three files with imagebuild pack")
 	}
 	return readFiles(dir)
 }
 
 // readPacked checks all of a release but its image, which newJob reads anyway.
-func readPacked(dir string, root *os.Root) (*release, error) {
-	// The keys are in the initrd, for which the manifest vouches.
-	opened, err := image.OpenRelease(root, image.Trust{Unsigned: true, Unchecked: true})
+func readPacked(dir string, root *os.Root, given []image.Key) (*release, error) {
+	// Without keys, those in the initrd count, for which the manifest vouches.
+	opened, err := image.OpenRelease(root, image.Trust{Keys: given, Unsigned: len(given) == 0, Unchecked: true})
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +61,7 @@ func readPacked(dir string, root *os.Root) (*release, error) {
 	}
 	r := &release{kernel: filepath.Join(dir, m.Kernel.Name), initrd: filepath.Join(dir, m.Initrd.Name), image: filepath.Join(dir, m.Image.Name)}
 	for _, f := range []image.File{m.Kernel.File, m.Initrd.File} {
-		if _, err := opened.Read(f); err != nil {
+		if err := opened.Prove(f); err != nil {
 			return nil, err
 		}
 	}
@@ -107,6 +112,25 @@ func readFiles(dir string) (*release, error) {
 	}
 	_, err = r.checkInitrd()
 	return r, err
+}
+
+// checkCopies makes sure that what boots is what the manifest names: the release may
+// have been written to while its image was read.
+func (r *release) checkCopies(kernel, initrd string) error {
+	if r.packed == nil {
+		return nil
+	}
+	m := r.packed.manifest
+	for name, want := range map[string]image.Digest{kernel: m.Kernel.SHA256, initrd: m.Initrd.SHA256} {
+		got, _, err := digest(name)
+		if err == nil && got != want.String() {
+			err = report.Hint(fmt.Errorf("check release: %s was copied with the SHA-256 %s, expected %s as in the manifest", name, got, want), "something writes to the release; arm again when it is through")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // classify tells by its content what a file is: kernel, initrd, image, or "" for

@@ -78,7 +78,7 @@ func TestReadRelease(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r, err := readRelease(dir)
+		r, err := readRelease(dir, nil)
 		switch {
 		case tt.want == "" && (err != nil || filepath.Base(r.kernel) != "vmlinuz" || filepath.Base(r.image) != "new.img.bz2"):
 			t.Errorf("%s: readRelease = %+v, %v", tt.name, r, err)

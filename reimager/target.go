@@ -43,7 +43,11 @@ func openTarget(name string) (dev *disk.Device, what string, err error) {
 }
 
 func openFile(name string, info os.FileInfo) (*disk.Device, string, error) {
-	if loops := (disk.Sysfs{}).LoopOf(name); len(loops) > 0 {
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err != nil {
+		return nil, "", fmt.Errorf("open target %s: %w", name, err)
+	}
+	if loops := (disk.Sysfs{}).LoopOf(&st); len(loops) > 0 {
 		return nil, "", report.Hint(fmt.Errorf("open target %s: it is attached to %s", name, strings.Join(loops, ", ")), "write to the loop device, or detach it: losetup -d")
 	}
 	dev, err := disk.OpenFile(name)

@@ -84,8 +84,8 @@ whole.`,
 	f.StringVar(&o.unmapped, "unmapped", "leave", "what lies outside the image or its block map: leave, discard or zero")
 	f.StringArrayVar(&o.keep, "keep", nil, "OFFSET+BYTES: never touch this part of the target; may be given several times")
 	f.StringVar(&o.blockMap, "map", "", "a .bmap file for an image that is not in a release")
-	f.StringVar(&o.sha256, "sha256", "", "SHA-256 of the compressed image, in hexadecimal")
-	f.StringArrayVar(&o.keys, "key", nil, "a minisign public key file: the image or release has to be signed by one of these")
+	f.StringVar(&o.sha256, "sha256", "", "SHA-256 of the compressed image, in hexadecimal; a file is proven by it first, the standard input at its end")
+	f.StringArrayVar(&o.keys, "key", nil, "a minisign public key file: the image, which is proven first, or the release has to be signed by one of these")
 	f.IntVar(&o.workers, "workers", min(4, runtime.NumCPU()), "how many processors decode; each takes some 25 MiB of memory")
 	f.BoolVar(&o.asJSON, "json", false, "print the result as JSON")
 	return c
@@ -93,6 +93,10 @@ whole.`,
 
 func (o *writeOptions) run(ctx context.Context, name, target string, stdout, stderr io.Writer) error {
 	limitMemory(o.workers)
+	keep, err := parseKeep(o.keep)
+	if err != nil {
+		return err
+	}
 	in, err := o.input(name)
 	if err != nil {
 		return err
@@ -103,10 +107,8 @@ func (o *writeOptions) run(ctx context.Context, name, target string, stdout, std
 		return err
 	}
 	defer dev.Close()
-	if in.Release != nil {
-		if err := in.Release.Manifest.CheckDisk(what, dev.Bytes(), dev.SectorSize()); err != nil {
-			return err
-		}
+	if err := fits(in, name, target, dev, what); err != nil {
+		return err
 	}
 	if !o.yes {
 		if err := confirm(name, what, stderr); err != nil {
@@ -125,12 +127,14 @@ func (o *writeOptions) run(ctx context.Context, name, target string, stdout, std
 	if in.SignedBy != nil {
 		result.SignedBy = in.SignedBy.ID()
 	}
-	if o.prove || in.Map != nil && in.Map.CheckFine() != nil {
-		if in, err = o.proven(ctx, in, r); err != nil {
+	// A digest or signature over a bare image is known to be right when all of it was read.
+	judged := in.Release == nil && in.Bytes >= 0 && (o.sha256 != "" || len(o.keys) > 0)
+	if o.prove || judged || in.Map != nil && in.Map.CheckFine() != nil {
+		if in, err = o.proven(ctx, in, dev, r); err != nil {
 			return fmt.Errorf("%w; nothing was written", err)
 		}
 	}
-	if err := o.write(ctx, in, dev, r, result); err != nil {
+	if err := o.write(ctx, in, dev, keep, r, result); err != nil {
 		return err
 	}
 	if o.asJSON {
@@ -138,6 +142,24 @@ func (o *writeOptions) run(ctx context.Context, name, target string, stdout, std
 	}
 	_, err = fmt.Fprintf(stdout, "%s: %s of %s written%s\n", dev.Path(), disk.Size(result.Written), disk.Size(result.ImageBytes), map[bool]string{true: ", read back and the same"}[o.verify])
 	return err
+}
+
+// fits refuses what is known not to, before anything is asked or written.
+func fits(in *image.Input, name, target string, dev *disk.Device, what string) error {
+	if in.Release != nil {
+		if err := in.Release.Manifest.CheckDisk(what, dev.Bytes(), dev.SectorSize()); err != nil {
+			return err
+		}
+	}
+	if in.Map != nil && in.Map.Bytes > dev.Bytes() {
+		return report.Hint(fmt.Errorf("write %s: it has %d bytes, the image %d", dev.Path(), dev.Bytes(), in.Map.Bytes), "use a smaller image, or a larger disk")
+	}
+	from, err1 := os.Stat(name)
+	to, err2 := os.Stat(target)
+	if err1 == nil && err2 == nil && os.SameFile(from, to) {
+		return fmt.Errorf("write %s: it is the image itself", target)
+	}
+	return nil
 }
 
 // limitMemory keeps garbage from piling up: what is in use is bounded, and a limit
@@ -163,7 +185,7 @@ func (o *writeOptions) input(name string) (*image.Input, error) {
 }
 
 // proven reads the image once to its end and opens it anew.
-func (o *writeOptions) proven(ctx context.Context, in *image.Input, r *report.Reporter) (*image.Input, error) {
+func (o *writeOptions) proven(ctx context.Context, in *image.Input, dev *disk.Device, r *report.Reporter) (*image.Input, error) {
 	if in.Name == "-" {
 		return in, report.Hint(errors.New("prove image: the standard input can be read only once"), "use a file, or a map of imagebuild pack")
 	}
@@ -172,7 +194,7 @@ func (o *writeOptions) proven(ctx context.Context, in *image.Input, r *report.Re
 		return in, err
 	}
 	bar := r.Progress("prove", imageBytes(in))
-	m, err := imaging.Prove(ctx, src, in.Map, bar.Add)
+	m, err := imaging.Prove(ctx, src, in.Map, dev.Bytes(), bar.Add)
 	if err := errors.Join(err, src.Close()); err != nil {
 		return in, fmt.Errorf("prove image %s: %w", in.Name, err)
 	}
@@ -196,16 +218,15 @@ func imageBytes(in *image.Input) int64 {
 }
 
 // write writes, reads back, and only then makes the target bootable.
-func (o *writeOptions) write(ctx context.Context, in *image.Input, dev *disk.Device, r *report.Reporter, result *written) error {
-	keep, err := parseKeep(o.keep)
-	if err != nil {
-		return err
-	}
+func (o *writeOptions) write(ctx context.Context, in *image.Input, dev *disk.Device, keep []image.Extent, r *report.Reporter, result *written) error {
 	src, err := in.Decode(o.workers)
 	if err != nil {
 		return err
 	}
 	result.Format = string(src.Format)
+	if src.Format == image.Raw && in.Bytes > dev.Bytes() {
+		return errors.Join(report.Hint(fmt.Errorf("write %s: it has %d bytes, the image %d", dev.Path(), dev.Bytes(), in.Bytes), "use a smaller image, or a larger disk"), src.Close())
+	}
 	start := time.Now()
 	job := imaging.Job{
 		Device: dev, Source: src, Map: in.Map, Unmapped: imaging.Unmapped(o.unmapped), Keep: keep, NoDigests: !o.verify,

@@ -74,7 +74,7 @@ func TestWrite(t *testing.T) {
 
 // Nothing is written, and nothing created, when something is wrong beforehand.
 func TestWriteRefuses(t *testing.T) {
-	raw, compressed := sample(t, 1<<20)
+	_, compressed := sample(t, 1<<20)
 	text := filepath.Join(t.TempDir(), "text")
 	if err := os.WriteFile(text, []byte("no image"), 0o600); err != nil {
 		t.Fatal(err)
@@ -98,6 +98,7 @@ func TestWriteRefuses(t *testing.T) {
 		{"keep", []string{compressed, "TARGET", "--yes", "--keep", "5"}, cli.Usage, "OFFSET+BYTES"},
 		{"kept sector 0", []string{compressed, "TARGET", "--yes", "--keep", "0+512"}, cli.Failed, "must not be touched"},
 		{"digest", []string{compressed, "TARGET", "--yes", "--sha256", "12"}, cli.Usage, "expected 64"},
+		{"wrong digest", []string{compressed, "TARGET", "--yes", "--sha256", wrong}, cli.Failed, "nothing was written"},
 		{"proof", []string{compressed, "TARGET", "--yes", "--prove", "--sha256", wrong}, cli.Failed, "nothing was written"},
 	} {
 		target := targetFile(t, 2<<20)
@@ -120,13 +121,13 @@ func TestWriteRefuses(t *testing.T) {
 	if _, err := os.Stat(missing); err == nil {
 		t.Error("a file was created where a device was meant")
 	}
-	// A digest that turns out wrong at the end leaves no first sector.
-	target := targetFile(t, int64(len(raw)))
-	if status, _, errs := call("write", compressed, target, "--yes", "--sha256", wrong); status != cli.Failed || !strings.Contains(errs, "does not boot") {
-		t.Errorf("wrong digest: status %d, %q", status, errs)
+	// An image cannot be written over itself.
+	if status, _, errs := call("write", compressed, compressed, "--yes"); status != cli.Failed || !strings.Contains(errs, "the image itself") {
+		t.Errorf("over itself: status %d, %q", status, errs)
 	}
-	if got, err := os.ReadFile(target); err != nil || got[510] == 0x55 {
-		t.Errorf("wrong digest: there is a boot sector, %v", err)
+	// A raw image tells its size.
+	if status, _, errs := call("write", strings.TrimSuffix(compressed, ".gz"), targetFile(t, 512<<10), "--yes"); status != cli.Failed || !strings.Contains(errs, "it has 524288 bytes") || strings.Contains(errs, "does not boot") {
+		t.Errorf("raw, too small: status %d, %q", status, errs)
 	}
 	// Too small is found before the last byte, whatever the image says of itself.
 	small := targetFile(t, 512<<10)

@@ -137,7 +137,7 @@ func (r *Run) offerImage(root *os.Root, name string, source config.Source, use f
 	if err != nil {
 		return fmt.Errorf("check image %s: %w", source, err)
 	}
-	f, err := root.Open(name)
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("open image %s: %w", source, err)
 	}

@@ -33,6 +33,10 @@ func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 	if dev.Bytes() != g.Disk.Bytes || dev.SectorSize() != g.Disk.SectorSize {
 		return nil, fmt.Errorf("open %s: %d bytes in sectors of %d, expected %d in %d", dev.Path(), dev.Bytes(), dev.SectorSize(), g.Disk.Bytes, g.Disk.SectorSize)
 	}
+	// What the engine would refuse has to be known while there is a way back.
+	if err := r.job(g, dev).Check(); err != nil {
+		return nil, err
+	}
 	done := r.stage("write")
 	if err := r.castOff(g, dev); err != nil {
 		return nil, err
@@ -115,17 +119,23 @@ func (r *Run) writeImage(ctx context.Context, g *Gathered, dev *disk.Device) (in
 		return 0, err
 	}
 	bar := r.Report.Progress("write", g.Map.MappedBytes())
-	result, err := imaging.Write(ctx, imaging.Job{
-		Device: dev, Source: src, Map: &g.Map, Unmapped: imaging.Unmapped(r.Config.Target.Unmapped),
-		Progress: bar.Add,
-		Written:  func() { fault.At("write range") },
-		Warn:     func(err error) { r.warn("%v", err) },
-	})
+	job := r.job(g, dev)
+	job.Source, job.Progress = src, bar.Add
+	result, err := imaging.Write(ctx, job)
 	if err := errors.Join(err, src.Close()); err != nil {
 		return 0, err
 	}
 	bar.Done()
 	return result.Bytes, nil
+}
+
+// job is what the engine is told of the image.
+func (r *Run) job(g *Gathered, dev *disk.Device) imaging.Job {
+	return imaging.Job{
+		Device: dev, Map: &g.Map, Unmapped: imaging.Unmapped(r.Config.Target.Unmapped),
+		Written: func() { fault.At("write range") },
+		Warn:    func(err error) { r.warn("%v", err) },
+	}
 }
 
 // readBack compares the disk with the map; its first sector is the holding code yet.
