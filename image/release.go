@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -177,13 +178,8 @@ type provenFile struct {
 type Proven struct {
 	r    io.Reader
 	want File
-	sum  hasher
+	sum  hash.Hash
 	n    int64
-}
-
-type hasher interface {
-	io.Writer
-	Sum([]byte) []byte
 }
 
 // NewProven wraps the content of a file of a release.

@@ -64,8 +64,8 @@ func readLayout(ctx context.Context, img io.ReaderAt, size int64) (*layout, erro
 		}
 		for _, u := range unused.Extents {
 			free = append(free, image.Extent{Off: e.Start + u.Off, Bytes: u.Bytes})
-			p.FreeBytes += u.Bytes
 		}
+		p.FreeBytes = unused.Bytes()
 		l.partitions = append(l.partitions, p)
 	}
 	l.mapped = ranges(image.Union(image.Complement(image.Inward(free, image.MapBlockBytes), size), smallGap))

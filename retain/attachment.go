@@ -1,10 +1,6 @@
 package retain
 
-import (
-	"fmt"
-	"io"
-	"strings"
-)
+import "strings"
 
 // attachmentDir is where an archive has what is no file of the machine. It is never
 // put back; whoever unpacks the archive with tar finds it there.
@@ -40,34 +36,4 @@ func attached(name string) bool {
 	}
 	rel, err := beneath(name)
 	return err == nil && isAttachment(rel)
-}
-
-// Attachment returns the data that was attached under a name, or nil if the archive
-// has none. It is an error if there are more than limit bytes.
-func Attachment(archive io.Reader, name string, limit int64) ([]byte, error) {
-	r := newReader(archive)
-	for {
-		h, err := r.header()
-		if err == io.EOF {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read retained archive at byte %d: %w", r.at, err)
-		}
-		rel, err := beneath(h.name)
-		if err != nil || !isAttachment(rel) {
-			return nil, nil // they come first
-		}
-		if rel != attachmentDir+"/"+name || h.flag != flagFile {
-			continue
-		}
-		if h.stored > limit {
-			return nil, fmt.Errorf("read retained archive: %s has %d bytes, expected at most %d", rel, h.stored, limit)
-		}
-		data, err := io.ReadAll(r)
-		if err != nil {
-			return nil, fmt.Errorf("read retained archive: %s: %w", rel, err)
-		}
-		return data, nil
-	}
 }

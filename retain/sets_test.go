@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,17 +99,17 @@ func TestAttachment(t *testing.T) {
 	if summary.ArchiveBytes > plan.ArchiveBytes || len(summary.Entries) != 1 {
 		t.Errorf("Capture: %d bytes, planned at most %d; entries %v", summary.ArchiveBytes, plan.ArchiveBytes, summary.Entries)
 	}
-	got, err := Attachment(bytes.NewReader(archive.Bytes()), "a8", 100)
+	got, err := attachmentOf(bytes.NewReader(archive.Bytes()), "a8", 100)
 	if err != nil || string(got) != "accounts" {
 		t.Errorf("Attachment = %q, %v", got, err)
 	}
-	if got, err := Attachment(bytes.NewReader(archive.Bytes()), "other", 100); err != nil || got != nil {
+	if got, err := attachmentOf(bytes.NewReader(archive.Bytes()), "other", 100); err != nil || got != nil {
 		t.Errorf("Attachment of another name = %q, %v", got, err)
 	}
-	if _, err := Attachment(bytes.NewReader(archive.Bytes()), "a0", 100); err != nil {
+	if _, err := attachmentOf(bytes.NewReader(archive.Bytes()), "a0", 100); err != nil {
 		t.Errorf("Attachment of an empty one = %v", err)
 	}
-	if _, err := Attachment(bytes.NewReader(archive.Bytes()[:515]), "a8", 100); err == nil {
+	if _, err := attachmentOf(bytes.NewReader(archive.Bytes()[:515]), "a8", 100); err == nil {
 		t.Error("Attachment of a cut archive = nil")
 	}
 	list := exec.Command("tar", "-tf", "-")
@@ -283,5 +285,35 @@ func TestTwoPathsForOneFile(t *testing.T) {
 	}
 	if got := readFile(t, fresh+"/usr/lib/rules/a"); got != "/lib/rules/a" {
 		t.Errorf("the file has %q; want that of the first", got)
+	}
+}
+
+// attachmentOf returns the data that was attached under a name, or nil if the archive
+// has none. It is an error if there are more than limit bytes.
+func attachmentOf(archive io.Reader, name string, limit int64) ([]byte, error) {
+	r := newReader(archive)
+	for {
+		h, err := r.header()
+		if err == io.EOF {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read retained archive at byte %d: %w", r.at, err)
+		}
+		rel, err := beneath(h.name)
+		if err != nil || !isAttachment(rel) {
+			return nil, nil // they come first
+		}
+		if rel != attachmentDir+"/"+name || h.flag != flagFile {
+			continue
+		}
+		if h.stored > limit {
+			return nil, fmt.Errorf("read retained archive: %s has %d bytes, expected at most %d", rel, h.stored, limit)
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			return nil, fmt.Errorf("read retained archive: %s: %w", rel, err)
+		}
+		return data, nil
 	}
 }
