@@ -2,7 +2,10 @@ package report
 
 import (
 	"io"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // console writes to a terminal from a goroutine of its own: a serial line whose
@@ -31,8 +34,22 @@ func (c *console) pump(w io.Writer) {
 			for len(c.out) > 0 {
 				w.Write(<-c.out)
 			}
+			drain(w)
 			close(done)
 		}
+	}
+}
+
+// drain waits until a terminal has sent what it was given: a reboot empties the
+// buffers of a serial port, and the last line says how a run ended. tcdrain(3).
+func drain(w io.Writer) {
+	f, ok := w.(*os.File)
+	if !ok {
+		return
+	}
+	if c, err := f.SyscallConn(); err == nil {
+		// With what is no terminal it fails, and nothing waits there.
+		c.Control(func(fd uintptr) { unix.IoctlSetInt(int(fd), unix.TCSBRK, 1) })
 	}
 }
 
