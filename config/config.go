@@ -28,7 +28,9 @@ type Config struct {
 	Retain   Retain   `toml:"retain"`
 	PowerCut PowerCut `toml:"power_cut"`
 	Failure  Failure  `toml:"failure"`
+	Arm      Arm      `toml:"arm"`
 	Console  Console  `toml:"console"`
+	Report   Delivery `toml:"report"`
 	// Hooks run and Rewrites are applied in their order.
 	Hooks    []Hook    `toml:"hook"`
 	Rewrites []Rewrite `toml:"rewrite"`
@@ -39,10 +41,15 @@ type Machine struct {
 	// Compatible are the kinds of machine that this one is; a release has to name one
 	// of them. None: not checked.
 	Compatible []string `toml:"compatible"`
+	// Downgrade is "refuse" or "allow": what a release means whose counter is below
+	// that of the release which this system came from.
+	Downgrade Choice `toml:"downgrade"`
 	// Modules to load first: "classic", "all-storage" or a list of names.
 	Modules Modules `toml:"modules"`
 	// DeviceTimeout is how long a disk or partition is awaited.
 	DeviceTimeout Duration `toml:"device_timeout"`
+	// Watchdog is "auto" (one that is there is fed) or "off".
+	Watchdog Choice `toml:"watchdog"`
 }
 
 // Image says where the compressed image lies. `reimager arm` may name another place.
@@ -104,11 +111,46 @@ type Failure struct {
 	AfterWrite Choice `toml:"after_write"`
 }
 
-// Console opens diagnosis shells. None unless asked for.
+// Arm says what a machine must show before it may be armed.
+type Arm struct {
+	// Rehearsal is "require" (this very release was rehearsed on this machine, and
+	// passed) or "optional".
+	Rehearsal Choice `toml:"rehearsal"`
+}
+
+// Console is what the machine shows, and to whom.
 type Console struct {
+	// Screen is "page" (a calm page for whoever stands before the machine, with the
+	// details on another terminal) or "details".
+	Screen Choice `toml:"screen"`
+	// Language of the page: "en", "de", …
+	Language string `toml:"language"`
+	// Texts replace texts of the page, by their names.
+	Texts map[string]string `toml:"texts"`
+	// Details is the virtual terminal that has the log beside the page.
+	Details string `toml:"details"`
+	// Diagnosis are terminals with a shell. None unless asked for.
 	Diagnosis []string `toml:"diagnosis"`
 	// Shell is started on each of them; it has to be in the initrd.
 	Shell string `toml:"shell"`
+	// Password is a hash as crypt(5) writes it, of the password that opens a shell;
+	// "": none is asked for.
+	Password string `toml:"password"`
+}
+
+// Delivery is where `reimager report` delivers the record of a run. Nothing is
+// delivered unless a place is named.
+type Delivery struct {
+	Command []string `toml:"command"` // reads the record on its standard input
+	File    string   `toml:"file"`    // absolute
+	URL     string   `toml:"url"`     // https; the record is posted to it
+	// TokenFile holds a bearer token for URL; CAFile the certificates it is checked
+	// against, in place of the system's. Both lie on the running system.
+	TokenFile string `toml:"token_file"`
+	CAFile    string `toml:"ca_file"`
+	// Timeout bounds one attempt, Retry is the longest pause between two.
+	Timeout Duration `toml:"timeout"`
+	Retry   Duration `toml:"retry"`
 }
 
 // LogOff as log_dir keeps log and record off the new system.
@@ -117,14 +159,16 @@ const LogOff = "off"
 // Default returns the configuration that an empty file stands for.
 func Default() Config {
 	return Config{
-		Machine:  Machine{Modules: Modules{Set: "classic"}, DeviceTimeout: Duration{30 * time.Second}},
+		Machine:  Machine{Downgrade: "refuse", Modules: Modules{Set: "classic"}, DeviceTimeout: Duration{30 * time.Second}, Watchdog: "auto"},
 		Trust:    Trust{Signature: "require"},
 		Target:   Target{Disk: Disk{Kind: HoldsOldRoot}, Unmapped: "leave"},
 		New:      New{LogDir: "/var/log/reimager"},
 		Retain:   Retain{Owners: "name", Missing: "refuse", SELinux: "keep"},
 		PowerCut: PowerCut{Lifeboat: "prefer"},
 		Failure:  Failure{BeforeWrite: "reboot", AfterWrite: "retry"},
-		Console:  Console{Shell: "/bin/sh"},
+		Arm:      Arm{Rehearsal: "optional"},
+		Console:  Console{Screen: "page", Language: "en", Details: "tty4", Shell: "/bin/sh"},
+		Report:   Delivery{Timeout: Duration{30 * time.Second}, Retry: Duration{15 * time.Minute}},
 	}
 }
 
@@ -200,6 +244,10 @@ func (c *Config) check() error {
 		}
 		all = append(all, fmt.Errorf("%s = %q: expected one of %q", key, got, allowed))
 	}
+	choice("machine.downgrade", c.Machine.Downgrade, "refuse", "allow")
+	choice("machine.watchdog", c.Machine.Watchdog, "auto", "off")
+	choice("arm.rehearsal", c.Arm.Rehearsal, "require", "optional")
+	choice("console.screen", c.Console.Screen, "page", "details")
 	choice("trust.signature", c.Trust.Signature, "require", "if-present")
 	choice("target.unmapped", c.Target.Unmapped, "leave", "discard", "zero")
 	choice("retain.owners", c.Retain.Owners, "name", "id")

@@ -42,7 +42,7 @@ func TestParseClassic(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Default()
-	want.Machine = Machine{Modules: Modules{Names: []string{"ahci", "ext4"}}, DeviceTimeout: Duration{5 * time.Second}}
+	want.Machine.Modules, want.Machine.DeviceTimeout = Modules{Names: []string{"ahci", "ext4"}}, Duration{5 * time.Second}
 	want.Image.Source = Source{Device{ByPath, "/dev/sda5"}, "/rhel7.img.bz2"}
 	want.Trust.Signature = "if-present"
 	want.Target.Disk = Disk{DiskByPath, "/dev/sda"}

@@ -10,7 +10,7 @@ import (
 )
 
 // JobFormat is the version of the job file that this program writes and reads.
-const JobFormat = 1
+const JobFormat = 2
 
 // Job is what `reimager arm` leaves for the initrd: which image, which disk, where
 // to report. It can only narrow the baked configuration: a machine that does not
@@ -28,6 +28,41 @@ type Job struct {
 	OldRoot string `json:"old_root"`
 	// Report is the preallocated file that a failed run overwrites in place.
 	Report JobReport `json:"report"`
+	// Rehearse ends the run at the point of no return: everything is proven and
+	// measured, nothing is written, the old system boots.
+	Rehearse bool `json:"rehearse,omitempty"`
+	// Machine is the hardware as its firmware names it.
+	Machine MachineIdentity `json:"machine"`
+	// Release is what was armed, for messages and record; without a manifest it is empty.
+	Release JobRelease `json:"release"`
+	// Gate is the file that tells whether the run may still begin.
+	Gate Source `json:"gate"`
+	// WayBack is how the old system boots where the boot loader cannot be relied on.
+	WayBack *JobKernel `json:"way_back,omitempty"`
+}
+
+// JobRelease names a release: its manifest's digest decides, the rest is for reading.
+type JobRelease struct {
+	Name     string `json:"name,omitempty"`
+	Version  string `json:"version,omitempty"`
+	Counter  int64  `json:"counter,omitempty"`
+	Manifest string `json:"manifest_sha256,omitempty"`
+}
+
+// MachineIdentity is what /sys/class/dmi/id says of the hardware. Empty fields are not
+// known and not compared.
+type MachineIdentity struct {
+	Vendor   string `json:"vendor,omitempty"`   // sys_vendor
+	Product  string `json:"product,omitempty"`  // product_name
+	Board    string `json:"board,omitempty"`    // board_name
+	Firmware string `json:"firmware,omitempty"` // "bios" or "uefi"
+}
+
+// JobKernel is a kernel that can be started without a boot loader.
+type JobKernel struct {
+	Kernel  Source `json:"kernel"`
+	Initrd  Source `json:"initrd"`
+	Cmdline string `json:"cmdline"`
 }
 
 // JobImage is the image that was armed.

@@ -25,22 +25,42 @@ type Record struct {
 	RunID    string    `json:"run_id"`
 	Version  string    `json:"version"` // of this program
 	Started  time.Time `json:"started"`
-	Outcome  string    `json:"outcome"` // "failed", "restored"
+	Outcome  string    `json:"outcome"` // "failed", "rehearsed", "restored"
 	Stage    string    `json:"stage"`   // the last that was reached
 	Error    string    `json:"error,omitempty"`
 	Hints    []string  `json:"hints,omitempty"`
 	Attempts int       `json:"attempts"` // how often the write was begun
+	// Did is what the machine did about the end of the run: "boot the old system", …
+	Did string `json:"did,omitempty"`
+	// ReadBack says that every byte written was read back and compared.
+	ReadBack bool `json:"read_back,omitempty"`
 
-	Machine  Machine    `json:"machine"`
-	Target   Target     `json:"target"`
-	Image    Image      `json:"image"`
-	Stages   []Duration `json:"stages"`
-	Retained any        `json:"retained,omitempty"` // what retain reports per path
+	Machine Machine    `json:"machine"`
+	Target  Target     `json:"target"`
+	Image   Image      `json:"image"`
+	Stages  []Duration `json:"stages"`
+	// Rehearsal is what a rehearsal has measured.
+	Rehearsal *Rehearsal `json:"rehearsal,omitempty"`
+	Retained  any        `json:"retained,omitempty"` // what retain reports per path
 	// NotThere are lines of the list that matched nothing, and were allowed to.
 	NotThere []string  `json:"not_there,omitempty"`
 	Hooks    []HookRun `json:"hooks,omitempty"`
 	Rewrites []Rewrite `json:"rewrites,omitempty"`
 	Warnings []string  `json:"warnings,omitempty"`
+}
+
+// Rehearsal is what a run up to the point of no return has measured.
+type Rehearsal struct {
+	Manifest      string   `json:"manifest_sha256,omitempty"` // of the release
+	Devices       []string `json:"devices"`                   // disks as they were found
+	Drivers       []string `json:"drivers"`                   // modules that were loaded
+	FreeBytes     int64    `json:"free_bytes"`                // memory left at the end of gather
+	GatherSeconds float64  `json:"gather_seconds"`
+	RetainedFiles int      `json:"retained_files"`
+	RetainedBytes int64    `json:"retained_bytes"`
+	// DowntimeSeconds is an estimate of a whole run, from the reboot to the new system's
+	// own boot: what was measured here, and the write at the rate that the disk reads.
+	DowntimeSeconds float64 `json:"downtime_seconds"`
 }
 
 // HookRun is a program of the new system that was run in it.
