@@ -14,3 +14,7 @@ const (
 // decoder's, the ranges under way, two Go programs, the kernel's own buffers. The
 // QEMU tests hold the measured peak against it.
 const ReserveBytes = 128 << 20
+
+// KernelBytes is the memory that a distribution's kernel takes for itself on a small
+// machine, beside its unpacked initrd.
+const KernelBytes = 64 << 20

@@ -314,13 +314,10 @@ func (c *cancellable) Read(p []byte) (int, error) {
 // addFacts describes the new system, and what it needs of a machine.
 func (p *packer) addFacts(ctx context.Context) (err error) {
 	p.manifest.Disk = image.Disk{MinBytes: p.size, SectorSize: p.layout.sectorSize, Table: p.layout.table.Kind, Firmware: p.layout.firmware}
-	p.manifest.Memory.Bytes = p.manifest.Image.Bytes + p.manifest.Map.Bytes + p.initrdRAM + config.ReserveBytes + kernelMemory
+	p.manifest.Memory.Bytes = p.manifest.Image.Bytes + p.manifest.Map.Bytes + p.initrdRAM + config.ReserveBytes + config.KernelBytes
 	p.manifest.System, err = p.facts(ctx)
 	return err
 }
-
-// kernelMemory is what a distribution's kernel takes for itself on a small machine.
-const kernelMemory = 64 << 20
 
 // finish writes and signs the manifest.
 func (p *packer) finish(context.Context) error {
