@@ -83,8 +83,9 @@ type SystemFacts struct {
 	OSRelease   map[string]string `json:"os_release,omitempty"` // os-release(5)
 	FSTab       string            `json:"fstab,omitempty"`
 	Filesystems []FilesystemFacts `json:"filesystems"`
-	Users       map[string]uint32 `json:"users,omitempty"`  // name → UID
-	Groups      map[string]uint32 `json:"groups,omitempty"` // name → GID
+	UEFILoader  []string          `json:"uefi_loader,omitempty"` // on its EFI system partitions, such as /EFI/BOOT/BOOTX64.EFI
+	Users       map[string]uint32 `json:"users,omitempty"`       // name → UID
+	Groups      map[string]uint32 `json:"groups,omitempty"`      // name → GID
 	// Paths are /etc and what lies below.
 	Paths map[string]string `json:"paths,omitempty"` // path → "file", "directory", "symlink", "fifo", "socket", "device"
 	// Missing says why some of it is not known.
