@@ -28,14 +28,13 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, from *of
 	if r.Job != nil && r.Job.Image.Bytes != from.bytes {
 		return report.Hint(fmt.Errorf("check image %s: %d bytes, expected %d as when the machine was armed", from, from.bytes, r.Job.Image.Bytes), "the image was changed or cut short; copy it again and arm again")
 	}
-	archive := int64(0)
-	if plan != nil {
-		archive = plan.ArchiveBytes + int64(len(plan.Entries))*entryBytes
+	if from.release != nil {
+		if err := CheckSpace(plan, from.release.Manifest); err != nil {
+			return err
+		}
 	}
-	if err := checkSpace(plan, from); err != nil {
-		return err
-	}
-	spare, err := mountRAM(from.bytes, archive, stateBytes(g.Disk.Bytes, from.blockMap()))
+	need := NeededMemory(from.bytes, plan, g.Disk.Bytes, from.blockMap())
+	spare, err := mountRAM(need.Image, need.Retained, need.State)
 	if err != nil {
 		return err
 	}
@@ -54,14 +53,31 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, from *of
 // copy is a help, and update-initramfs needs some hundred MiB.
 const hookBytes = 512 << 20
 
-// checkSpace refuses to bring more files than the new filesystems have room for, as far
-// as the release says how much that is.
-func checkSpace(plan *retain.Plan, from *offer) error {
-	if plan == nil || from.release == nil || from.release.Manifest.System == nil {
+// Memory is what a run needs, in bytes, beside what the kernel and the unpacked initrd
+// have taken.
+type Memory struct{ Image, Retained, State int64 }
+
+// Total is all of it, with the reserve to work in.
+func (m Memory) Total() int64 { return m.Image + m.Retained + m.State + config.ReserveBytes }
+
+// NeededMemory says what a run needs for a compressed image of so many bytes, for what
+// a plan keeps (nil: nothing), and for its map (nil: it has none) on a disk of so many.
+func NeededMemory(imageBytes int64, plan *retain.Plan, diskBytes int64, m *image.Map) Memory {
+	need := Memory{Image: imageBytes, State: stateBytes(diskBytes, m)}
+	if plan != nil {
+		need.Retained = plan.ArchiveBytes + int64(len(plan.Entries))*entryBytes
+	}
+	return need
+}
+
+// CheckSpace refuses to bring more files than the new filesystems have room for, as far
+// as the release says how much that is. A plan of nil keeps nothing.
+func CheckSpace(plan *retain.Plan, m *image.Manifest) error {
+	if plan == nil || m.System == nil {
 		return nil
 	}
 	free := int64(0)
-	for _, f := range from.release.Manifest.System.Filesystems {
+	for _, f := range m.System.Filesystems {
 		switch {
 		case f.FreeBytes != nil:
 			free += *f.FreeBytes
@@ -70,7 +86,7 @@ func checkSpace(plan *retain.Plan, from *offer) error {
 		}
 	}
 	if plan.ArchiveBytes > free {
-		return report.Hint(fmt.Errorf("check space: %s are retained, the filesystems of release %s have %s free", disk.Size(plan.ArchiveBytes), from.release.Manifest, disk.Size(free)), "retain less, or make an image with larger filesystems")
+		return report.Hint(fmt.Errorf("check space: %s are retained, the filesystems of release %s have %s free", disk.Size(plan.ArchiveBytes), m, disk.Size(free)), "retain less, or make an image with larger filesystems")
 	}
 	return nil
 }
