@@ -44,7 +44,7 @@ type Machine struct {
 	// Downgrade is "refuse" or "allow": what a release means whose counter is below
 	// that of the release which this system came from.
 	Downgrade Choice `toml:"downgrade"`
-	// Modules to load first: "classic", "all-storage" or a list of names.
+	// Modules to load first: "classic", "all-storage", a list of names, or a file.
 	Modules Modules `toml:"modules"`
 	// DeviceTimeout is how long a disk or partition is awaited.
 	DeviceTimeout Duration `toml:"device_timeout"`

@@ -54,6 +54,25 @@ func TestParseClassic(t *testing.T) {
 	}
 }
 
+func TestModules(t *testing.T) {
+	for value, want := range map[string]Modules{
+		`"all-storage"`:     {Set: "all-storage"},
+		`["ahci"]`:          {Names: []string{"ahci"}},
+		`"./kiosk"`:         {File: "./kiosk"},
+		`"kiosk-g3.json"`:   {File: "kiosk-g3.json"},
+		`"/srv/kiosk.json"`: {File: "/srv/kiosk.json"},
+	} {
+		c, err := Parse("f.toml", []byte("[machine]\nmodules = "+value+"\n"))
+		if err != nil {
+			t.Errorf("modules = %s: %v", value, err)
+			continue
+		}
+		if diff := cmp.Diff(want, c.Machine.Modules); diff != "" {
+			t.Errorf("modules = %s (-want +got):\n%s", value, diff)
+		}
+	}
+}
+
 func TestParseEmptyIsDefault(t *testing.T) {
 	got, err := Parse("reimager.toml", nil)
 	if err != nil {

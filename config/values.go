@@ -29,20 +29,27 @@ func (d *Duration) UnmarshalText(text []byte) error {
 // MarshalText writes the duration as UnmarshalText reads it.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// Modules is the name of a set ("classic", "all-storage") or a list of modules.
+// Modules is the name of a set ("classic", "all-storage"), a list of modules, or a file
+// that `reimager hardware` has written.
 type Modules struct {
 	Set   string
 	Names []string
+	File  string // relative to the configuration; only imagebuild reads it
 }
 
-// UnmarshalTOML takes a string or a list of strings.
+// UnmarshalTOML takes a string or a list of strings. A string with a / or that ends in
+// .json names a file.
 func (m *Modules) UnmarshalTOML(data []byte) error {
 	var set struct{ V string }
 	if toml.Unmarshal(append([]byte("V = "), data...), &set) == nil {
-		if set.V != "classic" && set.V != "all-storage" {
-			return fmt.Errorf("modules = %q: expected \"classic\", \"all-storage\" or a list of module names", set.V)
+		switch {
+		case set.V == "classic" || set.V == "all-storage":
+			*m = Modules{Set: set.V}
+		case strings.Contains(set.V, "/") || strings.HasSuffix(set.V, ".json"):
+			*m = Modules{File: set.V}
+		default:
+			return fmt.Errorf("modules = %q: expected \"classic\", \"all-storage\", a list of module names, or a file of reimager hardware (./NAME or NAME.json)", set.V)
 		}
-		*m = Modules{Set: set.V}
 		return nil
 	}
 	var list struct{ V []string }

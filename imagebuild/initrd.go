@@ -78,7 +78,11 @@ func bakeInitrd(o initrdOptions, out io.Writer) error {
 	if err := bakeInit(a, o.init); err != nil {
 		return err
 	}
-	if err := bakeModules(a, c.Machine.Modules, o.modules, out); err != nil {
+	wanted, err := wants(c.Machine.Modules, filepath.Dir(o.config))
+	if err != nil {
+		return err
+	}
+	if err := bakeModules(a, wanted, o.modules, out); err != nil {
 		return err
 	}
 	for _, spec := range o.includes {
@@ -189,27 +193,42 @@ func bakeInit(a *initramfs.Archive, name string) error {
 	return a.File(config.InitPath, binary, 0o755)
 }
 
-// wants turns the configuration's modules into what kmod resolves.
-func wants(m config.Modules) []kmod.Want {
-	switch m.Set {
-	case "classic":
-		return kmod.Classic()
-	case "all-storage":
-		return kmod.AllStorage()
+// wants turns the configuration's modules into what kmod resolves. dir is the
+// configuration's folder, from which a hardware file is named.
+func wants(m config.Modules, dir string) ([]kmod.Want, error) {
+	switch {
+	case m.Set == "classic":
+		return kmod.Classic(), nil
+	case m.Set == "all-storage":
+		return kmod.AllStorage(), nil
+	case m.File != "":
+		name := m.File
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(dir, name)
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, report.Hint(fmt.Errorf("read machine.modules: %w", err), "write the file on the machine with reimager hardware -o FILE, and put it beside reimager.toml")
+		}
+		hw, err := kmod.ParseHardware(name, text)
+		if err != nil {
+			return nil, err
+		}
+		return hw.Wants(), nil
 	}
 	var all []kmod.Want
 	for _, name := range m.Names {
 		all = append(all, kmod.Want{Name: name})
 	}
-	return all
+	return all, nil
 }
 
-func bakeModules(a *initramfs.Archive, m config.Modules, dir string, out io.Writer) error {
+func bakeModules(a *initramfs.Archive, wanted []kmod.Want, dir string, out io.Writer) error {
 	tree, err := kmod.OpenTree(dir)
 	if err != nil {
 		return err
 	}
-	selection, err := tree.Resolve(wants(m))
+	selection, err := tree.Resolve(wanted)
 	if err != nil {
 		return err
 	}
