@@ -45,6 +45,7 @@ func rules() map[string]struct {
 		"initramfs":       {base, "builder and machine share it"},
 		"wake":            {[]string{"kmod", "report"}, "it serves whatever runs on the bare kernel"},
 		"cli":             {base, "commands share it"},
+		"check":           {append([]string{"initramfs", "initrd", "stages"}, stages...), "it judges beforehand by the rules that a run goes by"},
 		"stages":          {stages, "stages put the rooms together"},
 		"init":            {append([]string{"stages"}, stages...), "PID 1 carries nothing that a run does not need"},
 		"initrd":          {[]string{"accounts", "boot", "config", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain"}, "builder and machine read what was baked alike"},
@@ -53,7 +54,7 @@ func rules() map[string]struct {
 		"vm":              {base, "a virtual machine knows nothing of what runs in it"},
 		"prove":           {append([]string{"initrd", "vm"}, build...), "it tries a release out from outside, as a machine gets it"},
 		"imagebuild":      {append([]string{"cli", "filesystem", "initrd", "pack", "prove", "vm"}, build...), "a build host has no machine to wake"},
-		"reimager":        {append([]string{"cli", "initramfs", "initrd", "stages"}, stages...), "the machine's side uses every room"},
+		"reimager":        {append([]string{"check", "cli", "initramfs", "initrd", "stages"}, stages...), "the machine's side uses every room"},
 	}
 }
 

@@ -20,3 +20,17 @@ func Reporter(w io.Writer) *report.Reporter {
 	}
 	return r
 }
+
+// Width is how many characters a line of the terminal w has; 0 if w is none, or does
+// not say, as serial lines do not.
+func Width(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
+}

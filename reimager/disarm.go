@@ -18,12 +18,14 @@ func disarmCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "disarm",
 		Short: "Take back what arm did",
-		Long: `Takes back what "reimager arm" did: GRUB's next_entry, the entry in custom.cfg,
-and the files in /boot/reimager. A report that a failed run has left stays. On a
-machine that is not armed it does nothing.`,
+		Long: `Takes back what "reimager arm" did: GRUB's next_entry, the entry in custom.cfg, a
+kernel that was loaded for kexec, and the files in /boot/reimager. A report that a
+failed run has left stays, and so does the record of a rehearsal. On a machine that
+is not armed it does nothing.`,
 		RunE: func(c *cobra.Command, _ []string) error {
+			// A machine may have been armed for kexec without any GRUB.
 			grub, err := boot.FindGRUB("/")
-			if err != nil {
+			if _, armed := os.Stat(folderOf(nil)); err != nil && armed != nil {
 				return err
 			}
 			unlock, err := lock(grub)
@@ -40,19 +42,31 @@ machine that is not armed it does nothing.`,
 	}
 }
 
-// disarm does all that it can, next_entry first: it is what arms.
+// unarm ends an arming and leaves its files.
+func unarm(grub *boot.GRUB) error {
+	var all []error
+	if _, err := os.Stat(filepath.Join(folderOf(grub), jobName)); err == nil {
+		// With a job of ours what is loaded is ours, too.
+		all = append(all, boot.UnloadKexec())
+	}
+	if grub != nil {
+		all = append(all, grub.ClearNextEntry(entryID), grub.RemoveEntry(), boot.Settle(grub.Dir(), boot.SelfGuard(thawGuard)))
+	}
+	return errors.Join(all...)
+}
+
+// disarm does all that it can, and first what arms.
 func disarm(grub *boot.GRUB) error {
-	guard := boot.SelfGuard(thawGuard)
-	all := []error{grub.ClearNextEntry(entryID), grub.RemoveEntry(), boot.Settle(grub.Dir(), guard)}
+	all := []error{unarm(grub)}
 	folder := folderOf(grub)
-	for _, name := range []string{filepath.Join(folder, kernelName), filepath.Join(folder, initrdName), filepath.Join(folder, jobName), folder} {
+	for _, name := range []string{kernelName, initrdName, gateName, jobName, "."} {
 		// A folder with files of somebody else's stays.
-		if err := os.Remove(name); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+		if err := os.Remove(filepath.Join(folder, name)); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
 			all = append(all, err)
 		}
 	}
 	if _, err := report.ReadFile(reportFile); errors.Is(err, report.ErrNoReport) {
 		all = append(all, os.Remove(reportFile))
 	}
-	return errors.Join(append(all, boot.Settle(grub.Dir(), guard))...)
+	return errors.Join(append(all, boot.Settle(filepath.Dir(folder), boot.SelfGuard(thawGuard)))...)
 }

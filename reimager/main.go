@@ -36,12 +36,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 		Long: `reimager replaces the whole operating system on this machine's disk at its next
 boot, and gives the machine its own files back.
 
+  reimager check DIR           can it be done?
   reimager arm --reboot DIR    do it now
   reimager arm DIR             do it at the next boot, whenever that is
   reimager disarm              don't
   reimager log                 how did the last run end, if it failed?
   reimager status              armed? done? what was kept?
   reimager retained            what would be kept of this machine?
+  reimager hardware            what drivers does this machine need?
   reimager write IMAGE DISK    write an image to another disk by hand
   reimager cat IMAGE           decode an image
 
@@ -51,6 +53,6 @@ Exit status: 0 done, 1 failed, 2 wrong usage.`,
 			return cli.Usagef("no command given; see reimager --help")
 		},
 	}
-	root.AddCommand(armCommand(), disarmCommand(), logCommand(), statusCommand(), retainedCommand(), captureCommand(), restoreCommand(), writeCommand(), catCommand())
+	root.AddCommand(checkCommand(), armCommand(), disarmCommand(), logCommand(), statusCommand(), retainedCommand(), hardwareCommand(), captureCommand(), restoreCommand(), writeCommand(), catCommand())
 	return cli.Execute(root, args, stdout, stderr)
 }

@@ -114,20 +114,27 @@ func logDirs(named string) []string {
 	return []string{"/" + report.LogPointer, config.Default().New.LogDir}
 }
 
-// armedJob returns the job that the next boot will do; nil if the machine is not armed.
+// armedJob returns the job that the next boot, or kexec, will do; nil if the machine is
+// not armed.
 func armedJob() (*config.Job, error) {
 	grub, err := boot.FindGRUB("/")
-	if err != nil {
-		return nil, nil // a machine without GRUB is not armed
+	if err == nil {
+		next, err := grub.NextEntry()
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, report.Hint(fmt.Errorf("status: %w", err), "run it with sudo")
+		}
+		if err == nil && next == entryID {
+			return config.ReadJob(filepath.Join(folderOf(grub), jobName))
+		}
 	}
-	next, err := grub.NextEntry()
-	if errors.Is(err, fs.ErrPermission) {
-		return nil, report.Hint(fmt.Errorf("status: %w", err), "run it with sudo")
-	}
-	if err != nil || next != entryID {
+	if !boot.KexecLoaded() {
 		return nil, nil
 	}
-	return config.ReadJob(filepath.Join(folderOf(grub), jobName))
+	job, err := config.ReadJob(filepath.Join(folderOf(grub), jobName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // what is loaded is somebody else's
+	}
+	return job, err
 }
 
 // verify compares the retained files with the record.

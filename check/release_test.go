@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"bytes"
@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"reimager/cli"
 	"reimager/config"
 	"reimager/initramfs"
 	"reimager/kmod"
@@ -48,8 +47,8 @@ func bakedInitrd(t *testing.T, version, configuration string) string {
 
 func TestReadRelease(t *testing.T) {
 	good := map[string]string{
-		"vmlinuz": kernel("6.1.0-1"), "a.initrd": bakedInitrd(t, "6.1.0-1", ""), "new.img.bz2": "BZh9 and so on",
-		"new.img.bz2.minisig": "untrusted comment: x\n", "README": "read me",
+		"vmlinuz": kernel("6.1.0-1"), "a.initrd": bakedInitrd(t, "6.1.0-1", "[trust]\nsignature = \"if-present\"\n"), "new.img.bz2": "BZh9 and so on",
+		"old.img.bz2.minisig": "untrusted comment: x\n", "README": "read me",
 	}
 	with := func(change map[string]string) map[string]string {
 		all := map[string]string{}
@@ -69,8 +68,11 @@ func TestReadRelease(t *testing.T) {
 		{"empty", nil, "there is no kernel in it"},
 		{"two images", with(map[string]string{"other.xz": "\xfd7zXZ\x00"}), "2 files are each image"},
 		{"other kernel", with(map[string]string{"vmlinuz": kernel("6.1.0-2")}), "the kernel is 6.1.0-2, but the initrd has modules for 6.1.0-1"},
+		{"signature that nobody can judge", with(map[string]string{"new.img.bz2.minisig": "untrusted comment: x\n"}), "its initrd trusts no key"},
+		{"no signature", with(map[string]string{"a.initrd": bakedInitrd(t, "6.1.0-1", "")}), "there is no signature new.img.bz2.minisig"},
+		{"compatible named", with(map[string]string{"a.initrd": bakedInitrd(t, "6.1.0-1", "[trust]\nsignature = \"if-present\"\n[machine]\ncompatible = [\"till\"]\n")}), "a bare image does not say"},
 		{"lifeboat required", with(map[string]string{"a.initrd": bakedInitrd(t, "6.1.0-1", "[power_cut]\nlifeboat = \"require\"\n")}), "no lifeboat"},
-		{"somebody else's initrd", with(map[string]string{"a.initrd": foreign(t)}), "not an initrd of imagebuild"},
+		{"somebody else's initrd", with(map[string]string{"a.initrd": otherInitrd(t)}), "not an initrd of imagebuild"},
 	} {
 		dir := t.TempDir()
 		for name, content := range tt.files {
@@ -78,36 +80,27 @@ func TestReadRelease(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r, err := readRelease(dir, nil)
+		r, results := ReadRelease(dir, nil)
+		fails := ""
+		for _, x := range results {
+			if x.Verdict == Fail {
+				fails += x.Found
+			}
+		}
 		switch {
-		case tt.want == "" && (err != nil || filepath.Base(r.kernel) != "vmlinuz" || filepath.Base(r.image) != "new.img.bz2"):
-			t.Errorf("%s: readRelease = %+v, %v", tt.name, r, err)
-		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
-			t.Errorf("%s: readRelease = %v; want an error with %q", tt.name, err, tt.want)
+		case tt.want == "" && (r == nil || filepath.Base(r.Kernel) != "vmlinuz" || filepath.Base(r.Image) != "new.img.bz2"):
+			t.Errorf("%s: ReadRelease = %+v, %+v", tt.name, r, results)
+		case tt.want != "" && (r != nil || !strings.Contains(fails, tt.want)):
+			t.Errorf("%s: ReadRelease = %+v; want a fail with %q", tt.name, results, tt.want)
 		}
 	}
 }
 
-func foreign(t *testing.T) string {
+func otherInitrd(t *testing.T) string {
 	t.Helper()
 	var out bytes.Buffer
 	if err := initramfs.New().Write(&out, initramfs.Gzip); err != nil {
 		t.Fatal(err)
 	}
 	return out.String()
-}
-
-func TestUsage(t *testing.T) {
-	for _, args := range [][]string{{}, {"arm"}, {"arm", "a", "b"}, {"disarm", "x"}, {"arm", "--now", "x"}, {"nothing"}} {
-		var out, errs bytes.Buffer
-		if status := run(args, &out, &errs); status != cli.Usage || errs.Len() == 0 {
-			t.Errorf("reimager %q = %d, %q; want %d and an error", args, status, &errs, cli.Usage)
-		}
-	}
-	for _, args := range [][]string{{"--help"}, {"arm", "--help"}, {"--version"}, {"completion", "zsh"}} {
-		var out, errs bytes.Buffer
-		if status := run(args, &out, &errs); status != cli.Done || out.Len() == 0 {
-			t.Errorf("reimager %q = %d; want help", args, status)
-		}
-	}
 }

@@ -1,0 +1,98 @@
+package qemutests
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"reimager/config"
+	"reimager/qemu-tests/lab"
+	"reimager/qemu-tests/scenario"
+	"reimager/vm"
+)
+
+// checked is what `reimager check --json` writes.
+type checked struct {
+	Failed, Warned, Passed int
+	Results                []struct{ Name, Verdict, Found, Hint string }
+}
+
+// The machine itself says what it knows before a reboot: all of it passes for a signed
+// release that fits; a rehearsal that is required but was not run refuses to arm, and
+// nothing on the disk is changed but where the answers are kept.
+func TestCheckOnTheMachine(t *testing.T) {
+	t.Parallel()
+	ctx := withTimeout(t)
+	k := build(t, scenario.Spec{
+		Config: "[machine]\ncompatible = [\"kiosk-g3\"]\n[arm]\nrehearsal = \"require\"\n",
+		Pack:   "zst", PackFlags: []string{"--compatible", "kiosk-g3", "--counter", "7"},
+		Old: func(o *lab.KioskSpec) {
+			o.After = lab.PowerOff
+			o.BootScript = `#!/bin/sh
+reimager check; echo "machine: $?"
+reimager check /data/release; echo "release: $?"
+reimager check /data/release --json > /kiosk/check.json; echo "json: $?"
+reimager arm /data/release; echo "unrehearsed: $?"
+reimager arm --force signature /data/release; echo "forced: $?"
+reimager hardware -o /kiosk/hardware.json; echo "hardware: $?"
+reimager arm --rehearse /data/release; echo "armed: $?"
+cp /boot/reimager/job.json /boot/reimager/gate /kiosk; reimager disarm; echo "disarmed: $?"
+`
+		},
+	})
+	before := map[int]map[string]lab.Entry{}
+	for _, p := range []int{lab.KioskBoot, lab.KioskRoot} {
+		before[p] = tree(t, k.Disk, p)
+	}
+	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})
+	for _, text := range []string{"machine: 0", "release: 1", "json: 1", "unrehearsed: 1", "this check cannot be forced", "forced: 1", "hardware: 0",
+		"armed: the next boot rehearses", "armed: 0", "disarmed: 0"} {
+		wait(ctx, t, guest, text)
+	}
+	waitExit(ctx, t, guest)
+
+	var got checked
+	must(t, json.Unmarshal(logFile(t, k, "/check.json"), &got))
+	verdicts := map[string]string{}
+	for _, r := range got.Results {
+		verdicts[r.Name] = r.Verdict
+	}
+	want := map[string]string{"lifeboat": "warn", "rehearsal": "fail"}
+	for _, name := range []string{"release", "signature", "digests", "compatible", "downgrade", "kernel", "target", "contents", "disk-size", "old-root",
+		"source", "drivers", "filesystems", "memory", "retained", "space", "owners", "conflicts", "firmware", "boot-loader", "grubenv",
+		"next-entry", "boot-space", "report", "power"} {
+		want[name] = "pass"
+	}
+	if diff := cmp.Diff(want, verdicts); diff != "" {
+		t.Errorf("verdicts (-want +got):\n%s", diff)
+	}
+
+	job, err := config.ParseJob("job.json", logFile(t, k, "/job.json"))
+	must(t, err)
+	release := k.Kernel.Version
+	boot, root := "UUID="+k.Old.FSUUID(lab.KioskBoot), "UUID="+k.Old.FSUUID(lab.KioskRoot)
+	if !job.Rehearse || job.Release.Counter != 7 || job.Machine.Firmware != "bios" || job.Gate.String() != boot+":/reimager/gate" || job.WayBack == nil ||
+		job.WayBack.Kernel.String() != boot+":/vmlinuz-"+release || job.WayBack.Initrd.String() != boot+":/initrd.img-"+release ||
+		!strings.Contains(job.WayBack.Cmdline, "root="+root) || strings.Contains(job.WayBack.Cmdline, "BOOT_IMAGE") {
+		t.Errorf("job: %+v, way back %+v", job, job.WayBack)
+	}
+	if gate := string(logFile(t, k, "/gate")); len(gate) != 1024 || !strings.Contains(gate, "reimager_gate=armed\nreimager_run="+job.RunID+"\n") {
+		t.Errorf("gate: %q", gate)
+	}
+	for p, was := range before {
+		for path := range tree(t, k.Disk, p) {
+			if _, ok := was[path]; !ok && path != "var/lib/reimager" {
+				t.Errorf("partition %d: %s is left behind", p, path)
+			}
+		}
+	}
+}
+
+func logFile(t *testing.T, k *scenario.Kiosk, name string) []byte {
+	t.Helper()
+	text, err := lab.ReadFile(t.Context(), k.Disk, lab.KioskLog, name)
+	must(t, err)
+	return text
+}
