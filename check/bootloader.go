@@ -95,7 +95,7 @@ func (h Host) environment(g *boot.GRUB) (*environment, error) {
 // grubWrites are the filesystems on which GRUB's save_env works: it rewrites the
 // file's sectors, and refuses what checks sums or packs its data (00_header of GRUB
 // 2.06 leaves it out on btrfs and ZFS, and above LVM and RAID).
-func grubWrites() []string { return []string{"ext2", "ext3", "ext4", "xfs", "vfat", "f2fs", "jfs"} }
+func grubWrites() []string { return []string{"ext2", "ext3", "ext4", "xfs", "vfat", "f2fs"} }
 
 // judgeEnvironment refuses a place where GRUB could not clear next_entry: the machine
 // would start the run at each boot.

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -97,7 +98,7 @@ func (h Host) stack(device string) string {
 func (h Host) targetDisk(want config.Disk, rootDisk string) (*disk.Disk, error) {
 	if want.Kind == config.HoldsOldRoot {
 		if rootDisk == "" {
-			return nil, fmt.Errorf("find target: it is the disk that holds the old root, and that is not known")
+			return nil, report.Hint(errors.New("find target: it is the disk that holds the old root, and that is not known"), "see old-root")
 		}
 		return h.disks().Disk(rootDisk)
 	}

@@ -53,7 +53,10 @@ func (r Results) Print(w io.Writer, width int, verdicts ...Verdict) error {
 
 // Summary says in a line how it came out.
 func (r Results) Summary() string {
-	warned := plural(r.Count(Warn), "warning", "warnings")
+	warned := "no warnings"
+	if n := r.Count(Warn); n > 0 {
+		warned = plural(n, "warning", "warnings")
+	}
 	if n := r.Count(Fail); n > 0 {
 		return fmt.Sprintf("%d failed, %s, %d passed", n, warned, r.Count(Pass))
 	}

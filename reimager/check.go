@@ -44,8 +44,11 @@ Exit status: 0 nothing failed, 1 something did, 2 wrong usage.`,
 			if o.Keys, err = image.ReadKeys(keys); err != nil {
 				return err
 			}
-			x := check.Examine(c.Context(), o)
 			out := c.OutOrStdout()
+			if o.Release != "" && !asJSON {
+				fmt.Fprintf(out, "reading %s\n", o.Release)
+			}
+			x := check.Examine(c.Context(), o)
 			if asJSON {
 				err = x.Results.JSON(out)
 			} else {
