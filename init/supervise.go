@@ -241,7 +241,8 @@ func (s *supervisor) tell(e Ending, a Action) {
 			s.report.Printf("hint: %s", h)
 		}
 	}
-	s.report.Stage("outcome %s (after %s, attempt %d)", a, e.Phase, e.Attempts)
+	s.report.Milestone(fmt.Sprintf("outcome %s (after %s, attempt %d)", a, e.Phase, e.Attempts),
+		"outcome", a.String(), "after", string(e.Phase), "attempt", strconv.Itoa(e.Attempts))
 }
 
 // trace returns the beginning of the last Go trace in a log.

@@ -132,7 +132,7 @@ func (r *run) all(ctx context.Context) error {
 	}{
 		{"verify", r.verify}, {"build the machine", r.build}, {"reimage", r.reimage}, {"look at the disk", r.inspect}, {"boot the new system", r.boot},
 	} {
-		r.Report.Stage("stage %s", s.what)
+		r.Report.Stage(s.what)
 		if err := s.do(ctx); err != nil {
 			return err
 		}

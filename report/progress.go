@@ -21,6 +21,7 @@ type Progress struct {
 	done     int64
 	lastLine time.Time
 	lastStep int64
+	lastTold time.Time
 }
 
 // Lines on a serial console come at every tenth of the way, but not more often
@@ -62,6 +63,10 @@ func (p *Progress) Add(n int64) {
 	}
 	p.r.mu.Unlock()
 	now := time.Now()
+	if now.Sub(p.lastTold) >= countEvery {
+		p.lastTold = now
+		p.tell()
+	}
 	step := int64(0)
 	if p.total > 0 {
 		step = p.done * 10 / p.total
@@ -72,6 +77,8 @@ func (p *Progress) Add(n int64) {
 		p.line(now)
 	}
 }
+
+func (p *Progress) tell() { p.r.Tell(Event{Count: &Count{p.what, p.done, p.total}}) }
 
 func (p *Progress) line(now time.Time) {
 	elapsed := now.Sub(p.start)
@@ -107,6 +114,7 @@ func (p *Progress) Done() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	took := time.Since(p.start)
+	p.tell()
 	p.r.mu.Lock()
 	for _, b := range p.bars {
 		b.Exit()

@@ -19,6 +19,10 @@ type Reporter struct {
 	kmsg     io.Writer // kernel log; may be nil
 	consoles []*console
 	start    time.Time
+	run      string // "": not known yet
+
+	watching sync.Mutex
+	watch    func(Event) // nil: nobody
 }
 
 // New returns a reporter. log takes every line; kmsg, which may be nil, takes one
@@ -41,14 +45,6 @@ func (r *Reporter) Printf(format string, args ...any) {
 // Detail writes one line to the log only.
 func (r *Reporter) Detail(format string, args ...any) {
 	r.line(fmt.Sprintf(format, args...), false)
-}
-
-// Stage announces a stage, also on the kernel log, where it stays even if
-// everything of ours is lost.
-func (r *Reporter) Stage(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	r.line("== "+text, true)
-	r.Kernel("%s", text)
 }
 
 // maxKernelLine keeps a line within one record of the kernel log

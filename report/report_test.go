@@ -37,7 +37,12 @@ func TestReporter(t *testing.T) {
 	var log, kmsg, serial bytes.Buffer
 	r := New(&log, &kmsg, time.Now())
 	r.AddSerial(&serial)
-	r.Stage("stage %s", "gather")
+	var told []Event
+	r.Watch(func(e Event) { told = append(told, e) })
+	r.Stage("gather")
+	r.SetRun("5f1c")
+	r.Stage("read back")
+	r.Milestone("outcome boot the old system (after gather)", "outcome", "boot the old system", "after", "gather")
 	r.Detail("only in the log")
 	r.Printf("a name with\x1b[31m escapes\nand a second line")
 	r.Flush()
@@ -49,8 +54,13 @@ func TestReporter(t *testing.T) {
 	if s := serial.String(); strings.Contains(s, "only in the log") || !strings.Contains(s, "== stage gather\r\n") || strings.Contains(s, "\x1b") {
 		t.Errorf("serial console:\n%q", s)
 	}
-	if got, want := kmsg.String(), "<5>reimager: stage gather\n"; got != want {
+	// docs/formats.md promises these lines.
+	want := "<5>reimager: stage=gather run=-\n<5>reimager: stage=read-back run=5f1c\n<5>reimager: outcome=boot-the-old-system after=gather run=5f1c\n"
+	if got := kmsg.String(); got != want {
 		t.Errorf("kernel log: %q; want %q", got, want)
+	}
+	if diff := cmp.Diff([]Event{{Stage: "gather"}, {Stage: "read back"}}, told); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
 	}
 }
 
@@ -79,10 +89,13 @@ func TestProgressOnSerialIsWholeLines(t *testing.T) {
 	r := New(&log, nil, time.Now())
 	r.AddSerial(&serial)
 	r.AddScreen(&screen)
+	var told []Event
+	r.Watch(func(e Event) { told = append(told, e) })
 	p := r.Progress("write", 100<<20)
 	p.start = p.start.Add(-20 * time.Second)
 	p.lastLine = p.lastLine.Add(-20 * time.Second)
 	p.Add(50 << 20)
+	p.Add(1)
 	p.Done()
 	r.Flush()
 	if got := serial.String(); !strings.Contains(got, "write     50% of 100.0 MiB, 2.5 MiB/s, 20s left\r\n") || !strings.Contains(got, "write    done: 50.0 MiB in 20") {
@@ -92,6 +105,10 @@ func TestProgressOnSerialIsWholeLines(t *testing.T) {
 		if strings.Contains(line, "\r") {
 			t.Errorf("a serial line is drawn over: %q", line)
 		}
+	}
+	want := []Event{{Count: &Count{"write", 50 << 20, 100 << 20}}, {Count: &Count{"write", 50<<20 + 1, 100 << 20}}}
+	if diff := cmp.Diff(want, told); diff != "" {
+		t.Errorf("events; want the first and the last (-want +got):\n%s", diff)
 	}
 	if !strings.Contains(screen.String(), "50%") {
 		t.Errorf("the screen shows no progress: %q", screen.String())

@@ -114,6 +114,8 @@ func (r *Run) LoadJob(ctx context.Context) error {
 		return err
 	}
 	r.Record.RunID = r.Job.RunID
+	r.Report.SetRun(r.Job.RunID)
+	r.Report.Tell(report.Event{Run: r.Job.RunID, Rehearsal: r.Job.Rehearse})
 	r.Report.Printf("job      %s of %s", r.Job.RunID, r.Job.Armed.UTC().Format(time.RFC3339))
 	return nil
 }
@@ -151,7 +153,7 @@ func openBeneath(dir string, source config.Source, use func(*os.File) error) err
 func (r *Run) stage(name string) (done func(bytes int64)) {
 	start := time.Now()
 	r.Record.Stage = name
-	r.Report.Stage("stage %s", name)
+	r.Report.Stage(name)
 	fault.At(name)
 	return func(bytes int64) { r.Record.Took(name, time.Since(start), bytes) }
 }

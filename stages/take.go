@@ -41,6 +41,14 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, from *of
 	if len(r.Config.Hooks) > 0 {
 		spare = max(0, spare-hookBytes)
 	}
+	work := report.Work{Image: from.bytes}
+	if plan != nil {
+		work.Retained = plan.ArchiveBytes
+	}
+	if m := from.blockMap(); m != nil {
+		work.Mapped = m.MappedBytes()
+	}
+	r.Report.Tell(report.Event{Work: &work})
 	if plan != nil {
 		if g.ArchiveBytes, err = r.capture(ctx, plan); err != nil {
 			return err
@@ -162,6 +170,7 @@ func (r *Run) takeImage(ctx context.Context, g *Gathered, from *offer, spare int
 		return fmt.Errorf("check image %s: %w", from, err)
 	}
 	bar.Done()
+	r.Report.Tell(report.Event{Work: &report.Work{Image: from.bytes, Mapped: g.Map.MappedBytes(), Retained: g.ArchiveBytes}})
 	digest := hex.EncodeToString(sum.Sum(nil))
 	if err := r.checkArmed(digest); err != nil {
 		return fmt.Errorf("check image %s: %w", from, err)
