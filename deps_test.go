@@ -24,12 +24,14 @@ func rules() map[string]struct {
 		why string
 	}
 	base := []string{"report"}
-	stages := []string{"accounts", "boot", "config", "disk", "fault", "hook", "image", "image/bzip2", "image/zstd", "imaging", "kmod", "network", "report", "retain", "wake"}
-	build := []string{"accounts", "boot", "config", "disk", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain"}
+	stages := []string{"accounts", "boot", "config", "disk", "fault", "hook", "image", "image/bzip2", "image/zstd", "imaging", "kmod", "network", "report", "retain", "screen/texts", "wake"}
+	build := []string{"accounts", "boot", "config", "disk", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain", "screen/texts"}
 	return map[string]rule{
 		"report":          {nil, "everything reports, so it may depend on nothing"},
 		"fault":           {nil, "it has to vanish from a real init"},
-		"config":          {base, "it is the contract of builder, machine and init and must not know any of them"},
+		"screen/texts":    {nil, "the configuration is checked against them, so they may depend on nothing"},
+		"screen":          {append([]string{"screen/texts"}, base...), "what is shown depends on what is told, and on nothing else of a run"},
+		"config":          {append([]string{"screen/texts"}, base...), "it is the contract of builder, machine and init and must not know any of them"},
 		"kmod":            {base, "builder and init share it"},
 		"disk":            {base, "a disk knows no image, so that the write path can be tested with any bytes"},
 		"image":           {append([]string{"image/bzip2", "image/zstd"}, base...), "an image knows no disk, so that it can be decoded anywhere"},
@@ -38,7 +40,7 @@ func rules() map[string]struct {
 		"image/bzip2":     {nil, "a decoder stands alone, so that it can be fuzzed alone"},
 		"accounts":        {base, "merging accounts is a matter of two sets of files, and of nothing else"},
 		"network":         {nil, "it reads the files of any system and decides nothing"},
-		"hook":            {[]string{"config", "disk", "kmod", "report", "wake"}, "it works in a mounted system, whatever brought it there"},
+		"hook":            {[]string{"config", "disk", "kmod", "report", "screen/texts", "wake"}, "it works in a mounted system, whatever brought it there"},
 		"retain":          {append([]string{"accounts"}, base...), "it works between any two directories, without disks or images"},
 		"retain/treetest": {nil, "it shares no code with what it tests"},
 		"boot":            {base, "it decides no policy"},
@@ -47,8 +49,8 @@ func rules() map[string]struct {
 		"cli":             {base, "commands share it"},
 		"check":           {append([]string{"initramfs", "initrd", "stages"}, stages...), "it judges beforehand by the rules that a run goes by"},
 		"stages":          {stages, "stages put the rooms together"},
-		"init":            {append([]string{"stages"}, stages...), "PID 1 carries nothing that a run does not need"},
-		"initrd":          {[]string{"accounts", "boot", "config", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain"}, "builder and machine read what was baked alike"},
+		"init":            {append([]string{"screen", "stages"}, stages...), "PID 1 carries nothing that a run does not need"},
+		"initrd":          {[]string{"accounts", "boot", "config", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain", "screen/texts"}, "builder and machine read what was baked alike"},
 		"filesystem":      {append([]string{"disk"}, base...), "only the builder looks into filesystems; init mounts them"},
 		"pack":            {append([]string{"filesystem", "initrd"}, build...), "it makes releases; whoever reads them must not link what makes them"},
 		"vm":              {base, "a virtual machine knows nothing of what runs in it"},
