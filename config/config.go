@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
 	"reimager/report"
+	"reimager/screen/texts"
 )
 
 // Config is a whole reimager.toml with its defaults filled in.
@@ -277,6 +279,7 @@ func (c *Config) check() error {
 			}
 		}
 	}
+	all = append(all, c.Console.check()...)
 	for _, tty := range c.Console.Diagnosis {
 		if strings.ContainsAny(tty, "/ \t") || !strings.HasPrefix(tty, "tty") {
 			all = append(all, fmt.Errorf("console.diagnosis: %q: expected a terminal such as \"tty2\"", tty))
@@ -289,6 +292,30 @@ func (c *Config) check() error {
 		all = append(all, fmt.Errorf("machine.device_timeout = %s: expected more than nothing", c.Machine.DeviceTimeout))
 	}
 	return errors.Join(append(all, c.checkHooks()...)...)
+}
+
+// check refuses a page that could not be shown as it is asked for.
+func (c *Console) check() []error {
+	var all []error
+	if _, err := texts.New(c.Language, c.Texts); err != nil {
+		all = append(all, fmt.Errorf("[console]: %w", err))
+	}
+	if c.Screen != "page" {
+		return all
+	}
+	// A keyboard reaches twelve terminals, and the first has the page.
+	if n, err := strconv.Atoi(strings.TrimPrefix(c.Details, "tty")); err != nil || n < 2 || n > 12 || c.Details != "tty"+strconv.Itoa(n) {
+		all = append(all, fmt.Errorf("console.details = %q: expected \"tty2\" to \"tty12\"", c.Details))
+	}
+	for _, tty := range c.Diagnosis {
+		switch tty {
+		case "tty0", "tty1":
+			all = append(all, report.Hint(fmt.Errorf("console.diagnosis: %s has the page", tty), `use another terminal, or screen = "details"`))
+		case c.Details:
+			all = append(all, report.Hint(fmt.Errorf("console.diagnosis: %s has the log", tty), "use another terminal, or name another in console.details"))
+		}
+	}
+	return all
 }
 
 func cleanAbsolute(p string) bool { return path.IsAbs(p) && path.Clean(p) == p }

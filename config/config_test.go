@@ -104,6 +104,7 @@ func TestDocumentedExample(t *testing.T) {
 	want.Image, want.Old = got.Image, got.Old
 	want.New.Root, want.New.Mounts = got.New.Root, got.New.Mounts
 	want.Console.Diagnosis, want.Machine.Compatible = got.Console.Diagnosis, got.Machine.Compatible
+	want.Console.Texts = got.Console.Texts
 	if diff := cmp.Diff(&want, got); diff != "" {
 		t.Errorf("the documented defaults are not the defaults (-want +got):\n%s", diff)
 	}
@@ -180,6 +181,12 @@ func TestParseErrors(t *testing.T) {
 		{"lifeboat", "[power_cut]\nlifeboat = \"require\"\n", "no lifeboat"},
 		{"log_dir", "[new]\nlog_dir = \"var/log\"\n", "new.log_dir"},
 		{"mount on root", "[new]\nmounts = { \"/\" = \"partition 1\" }\n", "below /"},
+		{"language", "[console]\nlanguage = \"xx\"\n", `language "xx": expected one of ["de"`},
+		{"text", "[console]\ntexts = { titel = \"x\" }\n", `text "titel" is not known`},
+		{"details", "[console]\ndetails = \"tty1\"\n", "console.details"},
+		{"details without tty", "[console]\ndetails = \"4\"\n", "console.details"},
+		{"shell on the page", "[console]\ndiagnosis = [\"tty1\"]\n", "tty1 has the page"},
+		{"shell on the log", "[console]\ndiagnosis = [\"tty4\"]\n", "tty4 has the log"},
 		{"tty", "[console]\ndiagnosis = [\"/dev/tty2\"]\n", "console.diagnosis"},
 		{"source by number", "[image]\nsource = \"partition 5:/x\"\n", "image.source"},
 		{"old root by number", "[old]\nroot = \"partition 2\"\n", "of which disk"},
