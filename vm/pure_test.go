@@ -58,9 +58,9 @@ func TestConsole(t *testing.T) {
 func TestDecodeText(t *testing.T) {
 	memory := bytes.Repeat([]byte{' ', 7}, textMemorySize/2)
 	copy(memory[len(memory)-2:], "A\x07")
-	copy(memory, "B\x07\x01\x07C\x07")
+	copy(memory, "B\x07\x01\x07\x84\x07")
 	// The screen starts at the last character and wraps around.
-	if got, want := decodeText(memory, len(memory)-2), "AB C"+strings.Repeat("\n", textRows); got != want {
+	if got, want := decodeText(memory, len(memory)-2), "AB ä"+strings.Repeat("\n", textRows); got != want {
 		t.Errorf("decodeText = %q; want %q", got, want)
 	}
 }

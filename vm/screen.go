@@ -2,7 +2,6 @@ package vm
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -82,9 +81,12 @@ const (
 	textRows       = 25
 )
 
+// codePage437 is what the upper half of VGA's font looks like.
+const codePage437 = "ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u00a0"
+
 // TextScreen reads the 80x25 text screen, one line per row, right-trimmed;
-// bytes are taken as code page 437's ASCII part. It says nothing useful when
-// the screen is in a graphics mode.
+// bytes are taken as code page 437, without its control pictures. It says nothing
+// useful when the screen is in a graphics mode.
 func (vm *VM) TextScreen(ctx context.Context) (text string, err error) {
 	// Stopped, so that the index register can be put back unnoticed.
 	if _, err := vm.QMP(ctx, "stop", nil); err != nil {
@@ -146,17 +148,21 @@ func (vm *VM) readPort(ctx context.Context, port string) (int, error) {
 }
 
 func decodeText(memory []byte, start int) string {
-	var text bytes.Buffer
+	upper := []rune(codePage437)
+	var text strings.Builder
 	for row := range textRows {
-		line := make([]byte, textColumns)
+		line := make([]rune, textColumns)
 		for column := range textColumns {
 			c := memory[(start+(row*textColumns+column)*2)%len(memory)]
-			if c < ' ' || c > '~' {
-				c = ' '
+			line[column] = rune(c)
+			switch {
+			case c >= 0x80:
+				line[column] = upper[c-0x80]
+			case c < ' ' || c == 0x7f:
+				line[column] = ' '
 			}
-			line[column] = c
 		}
-		text.Write(bytes.TrimRight(line, " "))
+		text.WriteString(strings.TrimRight(string(line), " "))
 		text.WriteByte('\n')
 	}
 	return text.String()
