@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+
+	"reimager/report"
 )
 
 // message is a line from the worker to PID 1. What was written to the pipe stays
@@ -12,6 +14,8 @@ import (
 type message struct {
 	Phase  Phase    `json:"phase,omitempty"`
 	Failed *Failure `json:"failed,omitempty"`
+	// Event is for the screen, which PID 1 draws.
+	Event *report.Event `json:"event,omitempty"`
 }
 
 // messagePipe is the file descriptor that a worker finds its pipe on.
@@ -28,9 +32,9 @@ func say(pipe *os.File, m message) error {
 	return nil
 }
 
-// hear applies what a worker says to e, until it has said its last word: that it
+// hear applies what a worker says to e and passes it to show, until it has said its last word: that it
 // failed or that it landed, or nothing more because it has ended.
-func hear(pipe *os.File, e *Ending) {
+func hear(pipe *os.File, e *Ending, show func(message)) {
 	lines := bufio.NewReader(pipe)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -47,6 +51,7 @@ func hear(pipe *os.File, e *Ending) {
 		if m.Failed != nil {
 			e.Failure = m.Failed
 		}
+		show(m)
 		if m.Failed != nil || m.Phase == PhaseLanded {
 			return
 		}

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"reimager/report"
 )
 
 // What a worker said stays said when it is dead, and a torn last line is dropped.
@@ -14,7 +16,7 @@ func TestHear(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range []message{{Phase: PhaseGather}, {Phase: PhaseCastOff}} {
+	for _, m := range []message{{Phase: PhaseGather}, {Event: &report.Event{Stage: "write"}}, {Phase: PhaseCastOff}} {
 		if err := say(w, m); err != nil {
 			t.Fatal(err)
 		}
@@ -26,7 +28,11 @@ func TestHear(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := Ending{Phase: PhaseWake, Attempts: 2}
-	hear(r, &e)
+	var shown []message
+	hear(r, &e, func(m message) { shown = append(shown, m) })
+	if diff := cmp.Diff([]message{{Phase: PhaseGather}, {Event: &report.Event{Stage: "write"}}, {Phase: PhaseCastOff}}, shown); diff != "" {
+		t.Errorf("shown (-want +got):\n%s", diff)
+	}
 	if diff := cmp.Diff(Ending{Phase: PhaseCastOff, Attempts: 2}, e); diff != "" {
 		t.Errorf("hear (-want +got):\n%s", diff)
 	}
@@ -44,7 +50,7 @@ func TestHearLastWord(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := Ending{Phase: PhaseCastOff, Attempts: 2}
-	hear(r, &e)
+	hear(r, &e, func(message) {})
 	want := Ending{Phase: PhaseCastOff, Attempts: 2, Failure: said}
 	if diff := cmp.Diff(want, e); diff != "" {
 		t.Errorf("hear (-want +got):\n%s", diff)

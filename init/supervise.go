@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"strconv"
@@ -16,6 +15,7 @@ import (
 	"reimager/boot"
 	"reimager/config"
 	"reimager/report"
+	"reimager/screen"
 	"reimager/wake"
 )
 
@@ -27,6 +27,7 @@ type supervisor struct {
 	log     *os.File
 	started string // CLOCK_BOOTTIME of our first instruction, in nanoseconds
 	config  config.Config
+	page    *screen.Page  // nil: none
 	shells  map[int]shell // by pid
 
 	mu     sync.Mutex // held while a worker starts, so that its end cannot be missed
@@ -56,16 +57,18 @@ func supervise() {
 
 	problems := []error{wake.Mount(), wake.QuietConsole(), wake.CtrlAltDelOff()}
 	s := &supervisor{started: started, config: config.Default(), ended: make(chan unix.WaitStatus, 1), children: make(chan struct{}, 1), shells: map[int]shell{}}
+	if c, err := config.ReadFile(config.FilePath); err == nil {
+		s.config = *c
+	} // a broken one is the worker's failure to tell
+	s.config.Console = console()
 	s.openReport()
 	s.report.Printf("reimager %s", version)
+	problems = append(problems, s.openPage())
 	for _, p := range problems {
 		if p != nil {
 			s.report.Printf("warning: %v", p) // the worker will find out what it cannot do without
 		}
 	}
-	if c, err := config.ReadFile(config.FilePath); err == nil {
-		s.config = *c
-	} // a broken one is the worker's failure to tell
 	for _, tty := range s.config.Console.Diagnosis {
 		s.startShell(tty, true)
 	}
@@ -81,32 +84,7 @@ func (s *supervisor) openReport() {
 		return
 	}
 	s.log = log
-	s.report = newReporter(log, kmsg)
-}
-
-// newReporter speaks to a log, the kernel log and every console.
-func newReporter(log io.Writer, kmsg *os.File) *report.Reporter {
-	var k io.Writer
-	if kmsg != nil {
-		k = kmsg
-	}
-	r := report.New(log, k, bootTime())
-	consoles, err := wake.Consoles()
-	if err != nil {
-		r.Detail("%v", err)
-	}
-	for _, c := range consoles {
-		f, err := c.Open()
-		switch {
-		case err != nil:
-			r.Detail("open console %s: %v", c.Name, err)
-		case c.Screen:
-			r.AddScreen(f)
-		default:
-			r.AddSerial(f)
-		}
-	}
-	return r
+	s.report = newReporter(log, kmsg, s.config.Console)
 }
 
 // sinceBoot is the time since the kernel started.
@@ -168,7 +146,7 @@ func (s *supervisor) runWorker(job string, e *Ending) {
 	if job == jobUndo {
 		defer time.AfterFunc(undoTime, func() { unix.Kill(pid, unix.SIGKILL) }).Stop()
 	}
-	hear(r, e)
+	hear(r, e, s.show)
 	var status unix.WaitStatus
 	select {
 	case status = <-s.ended:
@@ -243,6 +221,7 @@ func (s *supervisor) tell(e Ending, a Action) {
 	}
 	s.report.Milestone(fmt.Sprintf("outcome %s (after %s, attempt %d)", a, e.Phase, e.Attempts),
 		"outcome", a.String(), "after", string(e.Phase), "attempt", strconv.Itoa(e.Attempts))
+	s.showEnd(e, a)
 }
 
 // trace returns the beginning of the last Go trace in a log.
@@ -329,7 +308,9 @@ func (s *supervisor) born() {
 func (s *supervisor) reboot() {
 	s.report.Printf("reboot")
 	s.report.Flush()
+	s.page.Flush()
 	err := boot.Reboot()
+	s.page.End(screen.Stuck, err.Error())
 	for {
 		s.report.Printf("reboot: %v", err)
 		s.report.Printf("Switch the machine off and on again.")

@@ -168,10 +168,12 @@ func newRun(pipe *os.File, attempt string) (*stages.Run, error) {
 	kmsg, _ := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0) // without it there is one place less to look
 	log, err := report.OpenLog(logFile)
 	if err != nil {
-		r.Report = newReporter(os.Stderr, kmsg)
+		r.Report = newReporter(os.Stderr, kmsg, console())
 		return r, err
 	}
-	r.Report = newReporter(log, kmsg)
+	r.Report = newReporter(log, kmsg, console())
+	// What does not reach PID 1 is not on the screen, and stops nothing.
+	r.Report.Watch(func(e report.Event) { _ = say(pipe, message{Event: &e}) })
 	n, err := strconv.Atoi(attempt)
 	record.Attempts = n - 1 // Write counts the one that it begins
 	return r, err
