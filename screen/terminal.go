@@ -71,8 +71,9 @@ func (t *terminal) damaged() bool {
 }
 
 func (t *terminal) write(b []byte) {
-	// Scroll Lock stops a terminal: tty_ioctl(4). It may not be one, and then nothing
-	// stops it.
+	// Scroll Lock stops a terminal. TCOON starts only one that TCOOFF has stopped:
+	// drivers/tty/tty_ioctl.c. What is no terminal is not stopped either.
+	_ = unix.IoctlSetInt(t.fd, unix.TCXONC, unix.TCOOFF)
 	_ = unix.IoctlSetInt(t.fd, unix.TCXONC, unix.TCOON)
 	for len(b) > 0 {
 		n, err := unix.Write(t.fd, b)
