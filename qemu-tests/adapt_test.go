@@ -105,7 +105,7 @@ on_failure = "fatal"
 	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})
 	wait(ctx, t, guest, "cast off /dev/sda")
 	wait(ctx, t, guest, "exit status 3")
-	waitScreen(ctx, t, guest, "THE MACHINE HOLDS")
+	waitScreen(ctx, t, guest, "The new system is on the disk, but")
 	if guest.Console.Contains(k.New.Banner()) {
 		t.Error("the machine landed")
 	}

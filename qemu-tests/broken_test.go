@@ -47,6 +47,9 @@ func TestBadSectorHolds(t *testing.T) {
 	wait(ctx, t, guest, "THE MACHINE HOLDS")
 	wait(ctx, t, guest, "DO NOT SWITCH IT OFF")
 	waitScreen(ctx, t, guest, fmt.Sprint("sector ", bad))
+	waitScreen(ctx, t, guest, "Please do not switch it off.")
+	keepPicture(ctx, t, guest, "page-hold.png")
+	press(ctx, t, guest, "alt-f4")
 	waitScreen(ctx, t, guest, "DO NOT SWITCH IT OFF")
 	guest.Kill()
 

@@ -134,14 +134,14 @@ func (s show) watch(ctx context.Context, out io.Writer) (err error) {
 }
 
 // picture keeps what somebody sees who stands before the machine while its disk is
-// written, with the progress bar if there is time for one.
+// written.
 func (s show) picture(ctx context.Context, guest *vm.VM) error {
 	for range 40 {
 		text, err := guest.TextScreen(ctx)
 		if err != nil {
 			return err
 		}
-		if _, bar, ok := strings.Cut(text, "cast off"); ok && strings.Contains(bar, "MiB/s") {
+		if strings.Contains(text, "do not switch off") {
 			break
 		}
 		time.Sleep(50 * time.Millisecond)
