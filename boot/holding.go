@@ -11,6 +11,7 @@ const (
 	// holdingSize is the boot code area of an MBR in bytes: the disk signature
 	// follows at 440, the partition table at 446, 0x55AA at 510.
 	holdingSize = 440
+	mbrTable    = 446
 	// holdingOrigin is where a BIOS loads sector 0.
 	holdingOrigin = 0x7c00
 
@@ -47,6 +48,10 @@ func HoldingSector(newSector0 []byte) ([]byte, error) {
 	copy(sector, code)
 	return sector, nil
 }
+
+// ClearTable takes the partition table out of a holding sector, for UEFI firmware: an
+// MBR could lead it to an EFI system partition, a protective one to a GPT.
+func ClearTable(sector []byte) { clear(sector[mbrTable : minSectorSize-2]) }
 
 // HoldingCode is the boot code of a disk that must not be booted: it says so on
 // the screen and on the first serial port and halts for ever. It has exactly

@@ -86,3 +86,16 @@ func TestAssembleErrors(t *testing.T) {
 		})
 	}
 }
+
+// A holding sector for UEFI has code, disk signature and 55 AA, and no table.
+func TestClearTable(t *testing.T) {
+	for _, size := range []int{512, 4096} {
+		got := sector0(size)
+		ClearTable(got)
+		want := sector0(size)
+		clear(want[446:510])
+		if !bytes.Equal(got, want) {
+			t.Errorf("sector of %d bytes: %x; want %x", size, got, want)
+		}
+	}
+}

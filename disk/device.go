@@ -271,15 +271,26 @@ func (d *Device) Flush() error {
 // a loop device that was not asked to.
 var ErrNotPartitioned = errors.New("the kernel does not partition this device")
 
-// Reread makes the kernel read the partition table anew. EBUSY is waited for,
-// since probing of the old partitions may still hold them for a moment.
+// Reread makes the kernel read the partition table anew.
 func (d *Device) Reread(ctx context.Context) error {
+	err := whileBusy(ctx, func() error { return d.ioctl(unix.BLKRRPART, nil) })
+	if errors.Is(err, unix.EINVAL) {
+		err = ErrNotPartitioned
+	}
+	if err != nil {
+		return fmt.Errorf("reread partition table of %s: %w", d.path, err)
+	}
+	return nil
+}
+
+// whileBusy does again what fails with EBUSY: probing of old partitions may hold them
+// for a moment yet.
+func whileBusy(ctx context.Context, do func() error) error {
 	const attempts, pause = 50, 100 * time.Millisecond
 	var err error
 	for range attempts {
-		err = d.ioctl(unix.BLKRRPART, nil)
-		if !errors.Is(err, unix.EBUSY) {
-			break
+		if err = do(); !errors.Is(err, unix.EBUSY) {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -287,15 +298,7 @@ func (d *Device) Reread(ctx context.Context) error {
 		case <-time.After(pause):
 		}
 	}
-	switch {
-	case errors.Is(err, unix.EBUSY):
-		return fmt.Errorf("reread partition table of %s: still busy after %s", d.path, attempts*pause)
-	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("reread partition table of %s: %w", d.path, ErrNotPartitioned)
-	case err != nil:
-		return fmt.Errorf("reread partition table of %s: %w", d.path, err)
-	}
-	return nil
+	return fmt.Errorf("still busy after %s: %w", attempts*pause, err)
 }
 
 func (d *Device) ioctl(request uint, arg unsafe.Pointer) error {

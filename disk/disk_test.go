@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -289,57 +288,6 @@ func TestDeviceOnFile(t *testing.T) {
 	}
 	if string(got[1<<20:][:3]) != "new" || got[0] != 0xff || got[3<<20] != 0xff {
 		t.Error("what was written is not where it belongs")
-	}
-}
-
-// A GPT image on a larger disk gets its backup at the disk's end, and tools find
-// nothing to complain of.
-func TestMoveBackupGPT(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(path, make([]byte, 8<<20), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	sfdisk := func(input string, args ...string) string {
-		cmd := exec.Command("sfdisk", append(args, path)...)
-		cmd.Stdin = strings.NewReader(input)
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("sfdisk: %v\n%s", err, out)
-		}
-		return string(out)
-	}
-	sfdisk("label: gpt\nsize=2MiB, name=root\nsize=1MiB\n")
-	if err := os.Truncate(path, 20<<20); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []bool{true, false} {
-		d, err := OpenFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		before, err := ReadTable(deviceAt{d}, 512)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if moved, err := MoveBackupGPT(d); err != nil || moved != want {
-			t.Fatalf("MoveBackupGPT = %v, %v; want %v", moved, err, want)
-		}
-		after, err := ReadTable(deviceAt{d}, 512)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(before, after); diff != "" {
-			t.Errorf("the table changed (-want +got):\n%s", diff)
-		}
-		if err := d.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if out := sfdisk("", "--verify"); !strings.Contains(out, "No errors detected") || strings.Contains(strings.ToLower(out), "backup gpt") {
-		t.Errorf("sfdisk --verify:\n%s", out)
-	}
-	if out := sfdisk("", "--dump"); !strings.Contains(out, "last-lba: 40926") {
-		t.Errorf("the table does not reach the end of the disk:\n%s", out)
 	}
 }
 

@@ -23,6 +23,7 @@ const ChildName = "reimager-hook"
 type request struct {
 	Root     string
 	Disk     *disk.Disk
+	Held     []disk.Piece
 	Run      []string
 	Env      []string
 	Hostname string
@@ -93,7 +94,7 @@ func closeOnExec() {
 
 // prepare turns this process into one of the new system.
 func prepare(req *request) error {
-	devices, err := findDevices(req.Disk)
+	devices, err := findDevices(req.Disk, req.Held)
 	if err != nil {
 		return err
 	}

@@ -21,9 +21,9 @@ type devices struct {
 }
 
 // findDevices reads a disk for what a hook may see of it: its partitions, but not
-// those that hold boot sectors.
-func findDevices(d *disk.Disk) (devices, error) {
-	var found devices
+// those that hold boot sectors. What is held back counts as written.
+func findDevices(d *disk.Disk, held []disk.Piece) (devices, error) {
+	found := devices{disk: facade{held: held}}
 	if d == nil {
 		return found, nil
 	}
@@ -96,6 +96,7 @@ func encode(label string) string {
 type facade struct {
 	name   string
 	bytes  int64
+	held   []disk.Piece // is there although the disk does not have it
 	pieces []piece
 }
 
@@ -128,6 +129,12 @@ func (f *facade) read(d *disk.Disk) (*disk.Table, error) {
 
 func (f *facade) readAt(r io.ReaderAt, p []byte, off int64) (int, error) {
 	n, err := r.ReadAt(p, off)
+	for _, h := range f.held {
+		from, to := max(h.Off, off), min(h.Off+int64(len(h.Data)), off+int64(n))
+		if from < to {
+			copy(p[from-off:to-off], h.Data[from-h.Off:])
+		}
+	}
 	f.pieces = append(f.pieces, piece{off, append([]byte(nil), p[:n]...)})
 	return n, err
 }

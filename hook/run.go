@@ -26,6 +26,8 @@ import (
 type Options struct {
 	// Disk is the target. Its partitions are the only block devices that hooks have.
 	Disk *disk.Disk
+	// Held is what the disk does not have yet; hooks are shown it in its place.
+	Held []disk.Piece
 	// Hostname is the machine's in the eyes of its hooks; "" leaves the initrd's.
 	Hostname string
 	// Env is added to PATH, HOME and LANG; a hook's own variables override all.
@@ -75,7 +77,7 @@ var errTimeout = errors.New("timeout")
 func runOne(ctx context.Context, root string, h config.Hook, o Options) error {
 	limited, cancel := context.WithTimeoutCause(ctx, h.Timeout.Duration, errTimeout)
 	defer cancel()
-	input, err := json.Marshal(request{Root: root, Disk: o.Disk, Run: h.Run, Env: environment(h, o), Hostname: o.Hostname})
+	input, err := json.Marshal(request{Root: root, Disk: o.Disk, Held: o.Held, Run: h.Run, Env: environment(h, o), Hostname: o.Hostname})
 	if err != nil {
 		return err
 	}

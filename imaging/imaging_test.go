@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"reimager/disk"
 	"reimager/image"
 )
@@ -97,16 +99,16 @@ func TestWriteWithoutMap(t *testing.T) {
 		if !bytes.Equal(got[:sector], bytes.Repeat([]byte{0xdd}, sector)) || !bytes.Equal(got[sector:n], b[sector:]) || !bytes.Equal(got[n:], bytes.Repeat([]byte{0xdd}, mib)) {
 			t.Errorf("%d: the target is not old sector 0, image, old tail", n)
 		}
-		if !bytes.Equal(done.Sector0, b[:sector]) || done.Map.Bytes != int64(n) || done.Bytes != int64(n) {
+		if !cmp.Equal(done.Held, []disk.Piece{{Off: 0, Data: b[:sector]}}) || done.Map.Bytes != int64(n) || done.Bytes != int64(n) {
 			t.Errorf("%d: Write = %d bytes mapped, %d written", n, done.Map.Bytes, done.Bytes)
 		}
-		if err := ReadBack(t.Context(), dev, done.Map, done.Sector0, nil); err != nil {
+		if err := ReadBack(t.Context(), dev, done.Map, done.Held, nil); err != nil {
 			t.Errorf("%d: ReadBack = %v", n, err)
 		}
 		if err := ReadBack(t.Context(), dev, done.Map, nil, nil); err == nil {
 			t.Errorf("%d: ReadBack before sector 0 is written = nil", n)
 		}
-		if err := WriteSector0(dev, done.Sector0); err != nil {
+		if err := Land(dev, done.Held); err != nil {
 			t.Fatal(err)
 		}
 		if got := read(); !bytes.Equal(got[:n], b) {
@@ -148,7 +150,7 @@ func TestWriteWithMap(t *testing.T) {
 		dev, read := target(t, 12*mib)
 		var warned error
 		_, err := WriteWhole(t.Context(), Job{Device: dev, Source: &source{b: b}, Map: m, Unmapped: unmapped, Keep: keep, Warn: func(err error) { warned = err }},
-			func(done *Result) error { return ReadBack(t.Context(), dev, m, done.Sector0, nil) })
+			func(done *Result) error { return ReadBack(t.Context(), dev, m, done.Held, nil) })
 		if err != nil || warned != nil {
 			t.Fatalf("%s: WriteWhole = %v, warned %v", unmapped, err, warned)
 		}

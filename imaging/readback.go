@@ -15,10 +15,9 @@ import (
 // others are digested.
 const readers = 4
 
-// ReadBack compares a disk with a map, past the page cache. sector0 is what the
-// first sector has to be compared as, since it is written last; nil takes it from
-// the disk, too.
-func ReadBack(ctx context.Context, dev *disk.Device, m *image.Map, sector0 []byte, progress func(bytes int64)) error {
+// ReadBack compares a disk with a map, past the page cache. What is held back is
+// compared as what the image has there, since it is written last.
+func ReadBack(ctx context.Context, dev *disk.Device, m *image.Map, held []disk.Piece, progress func(bytes int64)) error {
 	pool, err := image.NewPool(readers, disk.Buffer)
 	if err != nil {
 		return err
@@ -32,7 +31,7 @@ func ReadBack(ctx context.Context, dev *disk.Device, m *image.Map, sector0 []byt
 			buf := pool.Take()
 			defer pool.Put(buf)
 			for i := int(next.Add(1)) - 1; i < len(m.Ranges) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-				if err := compare(dev, m, i, buf[:m.Ranges[i].Bytes], sector0); err != nil {
+				if err := compare(dev, m, i, buf[:m.Ranges[i].Bytes], held); err != nil {
 					cancel(err)
 					return
 				}
@@ -46,13 +45,15 @@ func ReadBack(ctx context.Context, dev *disk.Device, m *image.Map, sector0 []byt
 	return errors.Join(context.Cause(ctx), pool.Release(disk.FreeBuffer))
 }
 
-func compare(dev *disk.Device, m *image.Map, i int, buf, sector0 []byte) error {
+func compare(dev *disk.Device, m *image.Map, i int, buf []byte, held []disk.Piece) error {
 	off := m.Ranges[i].Off
 	if err := dev.ReadAt(buf, off); err != nil {
 		return fmt.Errorf("read back %s: %w", dev.Path(), err)
 	}
-	if off == 0 {
-		copy(buf, sector0)
+	for _, h := range held {
+		if h.Off >= off && h.Off+int64(len(h.Data)) <= off+int64(len(buf)) {
+			copy(buf[h.Off-off:], h.Data)
+		}
 	}
 	if err := m.Check(image.Range{Index: i, Off: off, Data: buf, Zero: image.AllZero(buf)}); err != nil {
 		return fmt.Errorf("read back %s: the disk does not hold what was written: %w", dev.Path(), err)

@@ -3,8 +3,8 @@
 // `reimager write`.
 //
 // What is written was verified just before, in the very memory that it is written
-// from. Sector 0 is never written here: it decides whether a disk boots, so that it
-// is the caller's to write last.
+// from. Sector 0 is never written here, nor what else is held back: it decides whether
+// a disk boots, so that it is the caller's to write last.
 package imaging
 
 import (
@@ -43,6 +43,9 @@ type Job struct {
 	// Keep is never touched, whether it is mapped or not mapped. A map that claims
 	// some of it is refused.
 	Keep []image.Extent
+	// Held are the offsets of sectors that are the caller's to write, as sector 0
+	// always is.
+	Held []int64
 	// NoDigests spares the digests of an image without a map, for a caller who will
 	// not read back. The map of the Result has no ranges then.
 	NoDigests bool
@@ -58,14 +61,14 @@ type Job struct {
 // Result is what was written.
 type Result struct {
 	Map *image.Map
-	// Sector0 is the first sector of the image, not written yet; nil if the map
-	// leaves it out.
-	Sector0 []byte
+	// Held is what the image has in the sectors held back, by offset, not written yet;
+	// what its map leaves out is missing.
+	Held []disk.Piece
 	// Bytes is how much of the disk was written or zeroed.
 	Bytes int64
 }
 
-// Write writes an image but for its sector 0, treats the rest of the disk as it is
+// Write writes an image but for what is held back, treats the rest of the disk as it is
 // told, and flushes. After an error the disk holds some of the image.
 func Write(ctx context.Context, job Job) (*Result, error) {
 	if err := job.Check(); err != nil {
@@ -76,7 +79,8 @@ func Write(ctx context.Context, job Job) (*Result, error) {
 		return nil, err
 	}
 	bare := job.Map == nil
-	w := &writer{Job: job, recorder: &image.Recorder{}, sector: int64(job.Device.SectorSize())}
+	w := &writer{Job: job, recorder: &image.Recorder{}, sector: int64(job.Device.SectorSize()),
+		held: NewHeld(job.Device.SectorSize(), job.Held)}
 	n, err := image.Each(ctx, job.Source, job.Map, pool, nil, w.write)
 	if err := errors.Join(err, pool.Release(disk.FreeBuffer)); err != nil {
 		return nil, err
@@ -94,14 +98,16 @@ func Write(ctx context.Context, job Job) (*Result, error) {
 	if err := job.Device.Flush(); err != nil {
 		return nil, err
 	}
-	return &Result{Map: w.Map, Sector0: w.sector0, Bytes: w.bytes.Load()}, nil
+	return &Result{Map: w.Map, Held: w.held.Taken(), Bytes: w.bytes.Load()}, nil
 }
 
 // Check refuses what cannot be written, before anything is.
 func (job Job) Check() error {
 	sector0 := image.Extent{Off: 0, Bytes: int64(job.Device.SectorSize())}
-	if k, is := overlap(sector0, job.Keep); is {
-		return errKept(job.Device, sector0, k)
+	for _, e := range NewHeld(job.Device.SectorSize(), job.Held).extents(true) {
+		if k, is := overlap(e, job.Keep); is {
+			return errKept(job.Device, e, k)
+		}
 	}
 	if job.Map == nil {
 		return nil
@@ -146,7 +152,7 @@ type writer struct {
 	Job
 	recorder *image.Recorder
 	sector   int64
-	sector0  []byte // set by the one goroutine that has the first range
+	held     *Held
 	bytes    atomic.Int64
 }
 
@@ -183,20 +189,21 @@ func (w *writer) write(part image.Range) error {
 	return nil
 }
 
-// put writes a range, all but sector 0.
+// put writes a range, all but what is held back.
 func (w *writer) put(part image.Range) error {
-	data, off := part.Data, part.Off
-	if off == 0 {
-		w.sector0 = make([]byte, w.sector)
-		if !part.Zero {
-			copy(w.sector0, data)
+	w.held.Take(part)
+	end := part.Off + int64(len(part.Data))
+	for _, e := range image.Complement(append(w.held.extents(true), image.Extent{Off: 0, Bytes: part.Off}), end) {
+		data := part.Data[e.Off-part.Off : e.End()-part.Off]
+		write := w.Device.WriteAt
+		if part.Zero {
+			write = func(data []byte, off int64) error { return w.Device.Zero(off, int64(len(data))) }
 		}
-		data, off = data[w.sector:], w.sector
+		if err := write(data, e.Off); err != nil {
+			return err
+		}
 	}
-	if part.Zero {
-		return w.Device.Zero(off, int64(len(data)))
-	}
-	return w.Device.WriteAt(data, off)
+	return nil
 }
 
 // unmapped treats what lies outside the map of an image of that many bytes.
@@ -204,7 +211,8 @@ func (w *writer) unmapped(imageBytes int64, bare bool) error {
 	if w.Unmapped != Zero && w.Unmapped != Discard {
 		return nil
 	}
-	keep := append([]image.Extent{{Off: 0, Bytes: w.sector}}, w.Keep...)
+	// A header of which no trace may be left is cleared here: the image has none there.
+	keep := append(w.held.extents(w.Unmapped != Zero), w.Keep...)
 	free := w.Map.Unmapped(w.Device.Bytes(), keep)
 	if bare { // its map may have been spared
 		free = image.Complement(append(keep, image.Extent{Off: 0, Bytes: imageBytes}), w.Device.Bytes())

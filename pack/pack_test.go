@@ -140,7 +140,7 @@ func write(t *testing.T, name string, o image.InputOptions, size int64) (string,
 	must(t, err)
 	defer dev.Close()
 	_, err = imaging.WriteWhole(t.Context(), imaging.Job{Device: dev, Source: src, Map: in.Map}, func(done *imaging.Result) error {
-		return imaging.ReadBack(t.Context(), dev, done.Map, done.Sector0, nil)
+		return imaging.ReadBack(t.Context(), dev, done.Map, done.Held, nil)
 	})
 	return target, err
 }

@@ -59,9 +59,9 @@ exists, with the same code that replaces an operating system.
 
 Of a release, each range is compared with its digest in the signed block map before
 it is written; ranges that the map leaves out are not written. Everything is read
-back past the page cache. The first sector, which makes a disk bootable, is cleared
-first and written last: a write that was interrupted leaves no disk that only looks
-whole.`,
+back past the page cache. What makes a disk bootable, the first sector and the headers of
+a GPT, is cleared first and written last: a write that was interrupted leaves no disk
+that only looks whole.`,
 		Example: `  reimager write release/ /dev/sdb --key fleet.pub
   reimager write disk.img.bz2 /dev/disk/by-id/usb-Generic_42 --yes
   curl https://example.org/disk.img.zst | reimager write - /dev/sdb --yes`,
@@ -251,7 +251,7 @@ func (o *writeOptions) write(ctx context.Context, in *image.Input, dev *disk.Dev
 		}
 		start = time.Now()
 		bar = r.Progress("compare", done.Map.MappedBytes())
-		if err := imaging.ReadBack(ctx, dev, done.Map, done.Sector0, bar.Add); err != nil {
+		if err := imaging.ReadBack(ctx, dev, done.Map, done.Held, bar.Add); err != nil {
 			return err
 		}
 		bar.Done()

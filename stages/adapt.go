@@ -157,7 +157,7 @@ func (r *Run) runHooks(ctx context.Context, hooks []config.Hook, w *Written) err
 		r.warn("%v", err)
 	}
 	results, err := hook.Run(ctx, newDir, hooks, hook.Options{
-		Disk: target, Hostname: vars["hostname"],
+		Disk: target, Held: w.Boot.Land, Hostname: vars["hostname"],
 		Env:    map[string]string{"REIMAGER_RUN_ID": r.Record.RunID},
 		Output: func(line string) { r.Report.Detail("hook     %s", line) },
 	})

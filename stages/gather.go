@@ -25,8 +25,8 @@ type gathered struct {
 	Format       image.Format   `json:"format"`
 	Decoded      bool           `json:"decoded"` // it is in RAM decoded, too
 	Map          image.Map      `json:"map"`
-	Sector0      []byte         `json:"sector0"` // of the image: one sector of the target
-	Table        disk.Table     `json:"table"`   // of the image
+	Boot         bootable       `json:"boot"`
+	Table        disk.Table     `json:"table"` // of the image
 	ArchiveBytes int64          `json:"archive_bytes"`
 	OldRoot      string         `json:"old_root"` // UUID of its filesystem
 	Record       *report.Record `json:"record"`   // as it was at the end of gather

@@ -41,7 +41,7 @@ func (r *Run) places() ([]place, error) {
 		if len(parts) == 0 {
 			parts = []disk.Partition{{Name: d.Name, Path: d.Path, Bytes: d.Bytes}}
 		}
-		table, _ := readTable(&d) // without one there are no PARTUUIDs to go by
+		table, _ := r.table(&d) // without one there are no PARTUUIDs to go by
 		for _, part := range parts {
 			p := place{disk: d, part: part}
 			if table != nil {

@@ -32,16 +32,15 @@ func (r *Run) decodeAll(ctx context.Context, g *Gathered, compressed io.Reader, 
 	}
 	preview := disk.NewPreview(g.Disk.SectorSize)
 	recorder := &image.Recorder{}
+	held := imaging.NewHeld(g.Disk.SectorSize, disk.GPTHeaders(g.Disk.Bytes, g.Disk.SectorSize))
 	inspect := func(part image.Range) error {
 		if end := part.Off + int64(len(part.Data)); end > g.Disk.Bytes {
 			return report.Hint(fmt.Errorf("the image is larger than %s", g.Disk.String()), "make a smaller image, or use a larger disk")
 		}
+		held.Take(part)
 		if part.Zero {
 			preview.FeedZeros(int64(len(part.Data)))
 			return nil
-		}
-		if part.Off == 0 {
-			g.Sector0 = append([]byte(nil), part.Data[:min(len(part.Data), g.Disk.SectorSize)]...)
 		}
 		preview.Feed(part.Data)
 		return nil
@@ -68,7 +67,11 @@ func (r *Run) decodeAll(ctx context.Context, g *Gathered, compressed io.Reader, 
 		m = recorder.Map(n)
 	}
 	g.Map = *m
-	return r.checkLayout(ctx, g, preview)
+	if err := r.checkLayout(ctx, g, preview); err != nil {
+		return err
+	}
+	g.Boot, err = r.holdBack(g, preview, held.Taken())
+	return err
 }
 
 // checkLayout refuses an image whose partitions this disk or this initrd could

@@ -20,7 +20,7 @@ import (
 )
 
 // Restored is a disk with the machine's own files on it, compared with the
-// archive, unmounted and flushed. Only its first sector is missing.
+// archive, unmounted and flushed. Only what firmware boots it by is missing.
 type Restored struct{ *Written }
 
 // Restore puts the retained files back and leaves log and record. With an empty

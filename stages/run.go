@@ -45,6 +45,8 @@ type Run struct {
 	CastOff func() error
 	// Undone is called when that write left the old byte in place after all.
 	Undone func() error
+
+	heldTable *heldTable // nil: the disks have theirs
 }
 
 // Where a run keeps things, all of it in RAM.

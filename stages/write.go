@@ -1,7 +1,6 @@
 package stages
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,19 +9,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"reimager/boot"
 	"reimager/disk"
 	"reimager/fault"
 	"reimager/imaging"
 )
 
-// Written is a disk that holds the whole image but its first sector, read back
-// and compared, with its partitions known to the kernel.
+// Written is a disk that holds the whole image but what firmware boots it by, read
+// back and compared, with its partitions known to the kernel.
 type Written struct{ *Gathered }
 
 // Write casts off and writes the image: from its first byte on the old system is
-// gone. Sector 0 gets holding code and the new partition table; it becomes the
-// image's own when the machine lands.
+// gone. What firmware boots a disk by is held back until the machine lands.
 func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 	r.Record.Attempts++
 	dev, err := r.openDisk(ctx, g.Disk.Path)
@@ -52,15 +49,6 @@ func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 		return nil, err
 	}
 	done(g.Map.MappedBytes())
-	if g.Table.Kind == "gpt" {
-		moved, err := disk.MoveBackupGPT(dev)
-		if err != nil {
-			return nil, err
-		}
-		if moved {
-			r.Report.Printf("table    the GPT's backup is at the end of the disk now")
-		}
-	}
 	if err := r.partitions(ctx, g, dev); err != nil {
 		return nil, err
 	}
@@ -88,31 +76,19 @@ var errNotCastOff = errors.New("the disk refused the first write; nothing was ch
 
 // castOff is the point of no return.
 func (r *Run) castOff(g *Gathered, dev *disk.Device) error {
-	holding, err := boot.HoldingSector(g.Sector0)
-	if err != nil {
-		return err
-	}
-	was, err := imaging.ReadSector0(dev)
-	if err != nil {
-		return err
-	}
 	if err := r.CastOff(); err != nil {
 		return err
 	}
 	r.Report.Printf("cast off %s: from here on the old system is gone", dev.Path())
-	err = imaging.WriteSector0(dev, holding)
-	if err == nil {
-		return nil
-	}
-	// An error may mean that the sector was written or not: what is there decides.
-	if is, readErr := imaging.ReadSector0(dev); readErr == nil && bytes.Equal(is, was) && r.Record.Attempts == 1 {
+	undone, err := imaging.CastOff(dev, g.Boot.Holding, g.Boot.oldHeaders(dev))
+	if undone && r.Record.Attempts == 1 {
 		return errors.Join(errNotCastOff, err, r.Undone())
 	}
 	return err
 }
 
 // writeImage takes the image from RAM and writes each range that is what gather saw,
-// all but the first sector.
+// all but what is held back.
 func (r *Run) writeImage(ctx context.Context, g *Gathered, dev *disk.Device) (int64, error) {
 	src, err := r.source(g)
 	if err != nil {
@@ -132,16 +108,16 @@ func (r *Run) writeImage(ctx context.Context, g *Gathered, dev *disk.Device) (in
 // job is what the engine is told of the image.
 func (r *Run) job(g *Gathered, dev *disk.Device) imaging.Job {
 	return imaging.Job{
-		Device: dev, Map: &g.Map, Unmapped: imaging.Unmapped(r.Config.Target.Unmapped),
+		Device: dev, Map: &g.Map, Unmapped: imaging.Unmapped(r.Config.Target.Unmapped), Held: g.Boot.heldOffsets(dev),
 		Written: func() { fault.At("write range") },
 		Warn:    func(err error) { r.warn("%v", err) },
 	}
 }
 
-// readBack compares the disk with the map; its first sector is the holding code yet.
+// readBack compares the disk with the map; what is held back is not there yet.
 func (r *Run) readBack(ctx context.Context, g *Gathered, dev *disk.Device) error {
 	bar := r.Report.Progress("compare", g.Map.MappedBytes())
-	if err := imaging.ReadBack(ctx, dev, &g.Map, g.Sector0, bar.Add); err != nil {
+	if err := imaging.ReadBack(ctx, dev, &g.Map, g.Boot.Image, bar.Add); err != nil {
 		return err
 	}
 	bar.Done()
@@ -150,7 +126,7 @@ func (r *Run) readBack(ctx context.Context, g *Gathered, dev *disk.Device) error
 
 // partitions makes the kernel know the new partitions and waits until they are there.
 func (r *Run) partitions(ctx context.Context, g *Gathered, dev *disk.Device) error {
-	if err := dev.Reread(ctx); err != nil {
+	if err := r.tellPartitions(ctx, g, dev); err != nil {
 		return err
 	}
 	return r.Uevents.Await(ctx, "the new partitions of "+g.Disk.Path, r.Config.Machine.DeviceTimeout.Duration, func() (bool, error) {
@@ -159,6 +135,9 @@ func (r *Run) partitions(ctx context.Context, g *Gathered, dev *disk.Device) err
 			return false, err
 		}
 		for _, e := range g.Table.Entries {
+			if e.Extended && g.Boot.TableHeld {
+				continue
+			}
 			p, ok := now.Partition(e.Number)
 			if !ok {
 				return false, fmt.Errorf("partition %d is missing", e.Number)
@@ -174,10 +153,23 @@ func (r *Run) partitions(ctx context.Context, g *Gathered, dev *disk.Device) err
 	})
 }
 
+// tellPartitions has the kernel read the new table, or tells it where that is held back.
+func (r *Run) tellPartitions(ctx context.Context, g *Gathered, dev *disk.Device) error {
+	if !g.Boot.TableHeld {
+		return dev.Reread(ctx)
+	}
+	r.heldTable = &heldTable{disk: g.Disk.Name, table: &g.Table}
+	now, err := r.Disks.Disk(g.Disk.Name)
+	if err != nil {
+		return err
+	}
+	return dev.SetPartitions(ctx, now.Partitions, &g.Table)
+}
+
 // Landed is a machine that boots its new system.
 type Landed struct{}
 
-// Land gives the disk its own first sector, so that it boots the new system.
+// Land gives the disk what was held back, so that it boots the new system.
 func (r *Run) Land(ctx context.Context, done *Restored) (_ *Landed, err error) {
 	finish := r.stage("land")
 	dev, err := r.openDisk(ctx, done.Disk.Path)
@@ -189,10 +181,10 @@ func (r *Run) Land(ctx context.Context, done *Restored) (_ *Landed, err error) {
 	if err := dev.Flush(); err != nil {
 		return nil, err
 	}
-	if err := imaging.WriteSector0(dev, done.Sector0); err != nil {
+	if err := imaging.Land(dev, done.Boot.Land); err != nil {
 		return nil, err
 	}
-	finish(int64(len(done.Sector0)))
+	finish(int64(len(done.Boot.Holding)))
 	r.Report.Printf("landed   %s boots its new system", done.Disk.Path)
 	return &Landed{}, nil
 }
