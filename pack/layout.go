@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"reimager/disk"
 	"reimager/filesystem"
@@ -30,6 +31,8 @@ type layout struct {
 	sectorSize int
 	partitions []Partition
 	firmware   []string
+	loaders    []string // of its EFI system partitions
+	missing    []string // why they are not known, or not enough
 	// mapped is what has to be written, in ranges of at most image.RangeBytes.
 	mapped []image.Extent
 }
@@ -69,6 +72,9 @@ func readLayout(ctx context.Context, img io.ReaderAt, size int64) (*layout, erro
 		l.partitions = append(l.partitions, p)
 	}
 	l.mapped = ranges(image.Union(image.Complement(image.Inward(free, image.MapBlockBytes), size), smallGap))
+	if err := l.readLoaders(ctx, img); err != nil {
+		return nil, err
+	}
 	l.firmware = l.bootsWith(img)
 	return l, nil
 }
@@ -120,8 +126,35 @@ const (
 	espMBR  = "ef"
 )
 
+// removableLoader is what UEFI starts from a disk that none of its boot entries names,
+// and a new disk's partition is in none: UEFI 2.10, 3.5.1.1.
+const removableLoader = "/EFI/BOOT/BOOTX64.EFI"
+
+// readLoaders looks for what UEFI may start.
+func (l *layout) readLoaders(ctx context.Context, img io.ReaderAt) error {
+	there := false
+	for _, p := range l.partitions {
+		if p.Type != espGUID && p.Type != espMBR {
+			continue
+		}
+		there = true
+		loaders, why, err := filesystem.UEFILoaders(ctx, img, p.Start, p.Bytes)
+		if err != nil {
+			return fmt.Errorf("look into partition %d: %w", p.Number, err)
+		}
+		if why != "" {
+			l.missing = append(l.missing, fmt.Sprintf("partition %d: %s", p.Number, why))
+		}
+		l.loaders = append(l.loaders, loaders...)
+	}
+	if there && !slices.Contains(l.loaders, removableLoader) {
+		l.missing = append(l.missing, "UEFI finds no "+removableLoader+" on its EFI system partition, and has no boot entry for another loader")
+	}
+	return nil
+}
+
 // bootsWith tells which firmware can boot the image: BIOS runs the code in its first
-// sector, UEFI looks into an EFI system partition.
+// sector, UEFI a loader in an EFI system partition.
 func (l *layout) bootsWith(img io.ReaderAt) []string {
 	const codeBytes = 440
 	firmware := []string{}
@@ -129,10 +162,8 @@ func (l *layout) bootsWith(img io.ReaderAt) []string {
 	if _, err := img.ReadAt(code, 0); err == nil && !image.AllZero(code) {
 		firmware = append(firmware, "bios")
 	}
-	for _, p := range l.partitions {
-		if p.Type == espGUID || p.Type == espMBR {
-			return append(firmware, "uefi")
-		}
+	if slices.Contains(l.loaders, removableLoader) {
+		firmware = append(firmware, "uefi")
 	}
 	return firmware
 }

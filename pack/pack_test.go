@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"aead.dev/minisign"
+	"github.com/google/go-cmp/cmp"
 
 	"reimager/disk"
 	"reimager/image"
@@ -184,20 +185,49 @@ func TestPackAndWrite(t *testing.T) {
 	}
 }
 
-// A GPT is read with the sectors that it was written for, and its EFI system partition
-// is what UEFI boots from.
+// A GPT is read with the sectors that it was written for, and UEFI boots it only with
+// the loader that needs no boot entry.
 func TestPackGPT(t *testing.T) {
-	img := filepath.Join(t.TempDir(), "gpt.img")
-	must(t, os.WriteFile(img, nil, 0o600))
-	must(t, os.Truncate(img, 8*mib))
-	sfdisk := exec.Command("sfdisk", "-q", img)
-	sfdisk.Stdin = strings.NewReader("label: gpt\nsize=1MiB,type=uefi\nsize=4MiB,type=linux\n")
-	if out, err := sfdisk.CombinedOutput(); err != nil {
-		t.Fatalf("sfdisk: %v (`./dev test` installs fdisk)\n%s", err, out)
+	run := func(input, name string, args ...string) {
+		t.Helper()
+		c := exec.Command(name, args...)
+		c.Stdin = strings.NewReader(input)
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v (`./dev test` installs it)\n%s", name, err, out)
+		}
 	}
-	m := pack(t, options(img, filepath.Join(t.TempDir(), "release"), image.Zstd)).Manifest
-	if got := fmt.Sprint(m.Disk); got != "{8388608 512 gpt [uefi]}" {
-		t.Errorf("disk %s; want 8 MiB, sectors of 512, gpt, uefi", got)
+	loader := filepath.Join(t.TempDir(), "loader")
+	must(t, os.WriteFile(loader, []byte("MZ program"), 0o600))
+	for _, tt := range []struct {
+		name     string
+		loaders  []string
+		firmware string
+		missing  string
+	}{
+		{"removable", []string{"/EFI/BOOT/BOOTX64.EFI", "/EFI/DEBIAN/SHIMX64.EFI"}, "[uefi]", "/etc/fstab"},
+		{"vendor's only", []string{"/EFI/DEBIAN/SHIMX64.EFI"}, "[]", "no /EFI/BOOT/BOOTX64.EFI"},
+		{"none", nil, "[]", "no /EFI/BOOT/BOOTX64.EFI"},
+	} {
+		img := filepath.Join(t.TempDir(), "gpt.img")
+		must(t, os.WriteFile(img, nil, 0o600))
+		must(t, os.Truncate(img, 8*mib))
+		run("label: gpt\nsize=2MiB,type=uefi\nsize=4MiB,type=linux\n", "sfdisk", "-q", img)
+		run("", "mkfs.vfat", "--offset", "2048", img, "2048")
+		esp := img + "@@1048576"
+		run("", "mmd", "-i", esp, "::EFI", "::EFI/BOOT", "::EFI/DEBIAN")
+		for _, l := range tt.loaders {
+			run("", "mcopy", "-i", esp, loader, "::"+l)
+		}
+		m := pack(t, options(img, filepath.Join(t.TempDir(), "release"), image.Zstd)).Manifest
+		if got, want := fmt.Sprint(m.Disk), "{8388608 512 gpt "+tt.firmware+"}"; got != want {
+			t.Errorf("%s: disk %s; want %s", tt.name, got, want)
+		}
+		if diff := cmp.Diff(tt.loaders, m.System.UEFILoader); diff != "" {
+			t.Errorf("%s: loaders (-want +got):\n%s", tt.name, diff)
+		}
+		if got := strings.Join(m.System.Missing, "\n"); !strings.Contains(got, tt.missing) || tt.firmware == "[uefi]" && strings.Contains(got, "BOOTX64") {
+			t.Errorf("%s: missing %q; want %q in it", tt.name, got, tt.missing)
+		}
 	}
 }
 
