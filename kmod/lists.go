@@ -1,7 +1,7 @@
 package kmod
 
 // Classic returns the modules of the machines that reimager was made for: disks on
-// SATA and PATA, ext4, and USB storage.
+// SATA and PATA, ext4, the FAT of an EFI system partition, and USB storage.
 func Classic() []Want {
 	return join(
 		required("ahci", "ata_generic", "ata_piix", "sd_mod", "sr_mod", "ext4", "usb_storage"),
@@ -10,6 +10,8 @@ func Classic() []Want {
 		// usb_storage sees no disk without its host controller. ehci comes before its
 		// companions, as their soft dependencies ask.
 		onDemand("ehci_pci", "xhci_pci", "uhci_hcd", "ohci_pci"),
+		// An EFI system partition.
+		onDemand("vfat"),
 	)
 }
 
@@ -40,7 +42,7 @@ func AllStorage() []Want {
 			"3w_9xxx", "3w_sas", "3w_xxxx", "sym53c8xx", "BusLogic", "am53c974", "dc395x", "initio", "esas2r", "hptiop",
 			"ips", "ipr", "pmcraid", "stex", "myrb", "myrs", "mtip32xx", "rsxx"),
 		// filesystems and what lies between them and the disk
-		onDemand("xfs", "btrfs", "f2fs", "vfat", "dm_mod"),
+		onDemand("xfs", "btrfs", "f2fs", "dm_mod"),
 		onDemand("nls_cp437", "nls_iso8859_1", "nls_ascii", "nls_utf8"),
 	)
 }
