@@ -3,7 +3,6 @@ package prove
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,9 +25,9 @@ func (r *run) boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var extra []string
+	var uefi *vm.UEFI
 	if firmware == "uefi" {
-		if extra, err = r.ovmfArgs(); err != nil {
+		if uefi, err = vm.NewUEFI(filepath.Join(r.work, "uefi-variables")); err != nil {
 			return err
 		}
 	}
@@ -46,7 +45,7 @@ func (r *run) boot(ctx context.Context) error {
 		memory = r.MemoryBytes
 	}
 	start := time.Now()
-	err = r.withVM(ctx, bootLog, func(c *vm.Config) { c.Extra = extra }, memory, func(ctx context.Context, guest *vm.VM) error {
+	err = r.withVM(ctx, bootLog, func(c *vm.Config) { c.UEFI = uefi }, memory, func(ctx context.Context, guest *vm.VM) error {
 		for {
 			evidence, err := w.look(ctx, guest, r.Expect)
 			switch {
@@ -176,39 +175,4 @@ func (w *watcher) awaited(expect string) string {
 		return "wait for a login prompt"
 	}
 	return "wait until it mounts its root for writing, or for a login prompt"
-}
-
-// ovmf is UEFI firmware for QEMU.
-type ovmf struct{ code, variables string }
-
-func findOVMF() (ovmf, error) {
-	for _, suffix := range []string{"_4M", ""} {
-		o := ovmf{"/usr/share/OVMF/OVMF_CODE" + suffix + ".fd", "/usr/share/OVMF/OVMF_VARS" + suffix + ".fd"}
-		_, codeErr := os.Stat(o.code)
-		_, variablesErr := os.Stat(o.variables)
-		if codeErr == nil && variablesErr == nil {
-			return o, nil
-		}
-	}
-	return ovmf{}, report.Hint(errors.New("find UEFI firmware: only UEFI can boot this image, and there is no /usr/share/OVMF/OVMF_CODE_4M.fd"), "apt-get install ovmf")
-}
-
-// ovmfArgs makes QEMU boot by UEFI, with variables of its own.
-func (r *run) ovmfArgs() ([]string, error) {
-	o, err := findOVMF()
-	if err != nil {
-		return nil, err
-	}
-	variables := filepath.Join(r.work, "uefi-variables")
-	text, err := os.ReadFile(o.variables)
-	if err == nil {
-		err = os.WriteFile(variables, text, 0o600)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("copy UEFI variables: %w", err)
-	}
-	return []string{
-		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + o.code,
-		"-drive", "if=pflash,unit=1,format=raw,file=" + variables,
-	}, nil
 }

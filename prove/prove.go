@@ -179,7 +179,7 @@ func (r *run) verify(context.Context) error {
 	}
 	kind, err := r.release.firmware()
 	if err == nil && kind == "uefi" {
-		_, err = findOVMF()
+		_, err = vm.FindUEFI()
 	}
 	return err
 }

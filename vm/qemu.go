@@ -57,6 +57,8 @@ type Config struct {
 	// NoReboot ends QEMU when the guest resets, so that the disk can be
 	// looked at before it boots again.
 	NoReboot bool
+	// UEFI is the firmware; nil: a BIOS.
+	UEFI *UEFI
 	// Accel is "kvm" or "tcg", as Accelerator finds.
 	Accel string
 	// Extra are further arguments of QEMU.
@@ -180,6 +182,9 @@ func (c Config) args() ([]string, error) {
 	}
 	if c.NoReboot {
 		args = append(args, "-no-reboot")
+	}
+	if c.UEFI != nil {
+		args = append(args, c.UEFI.args()...)
 	}
 	attached := map[Bus]int{}
 	for i, d := range c.Drives {

@@ -36,6 +36,7 @@ const (
 	Raw      FS = "" // the bytes of Partition.Source, if any
 	Ext4     FS = "ext4"
 	Swap     FS = "swap"
+	FAT      FS = "vfat"
 	Extended FS = "extended" // an MBR container: holds the logical partitions
 )
 
@@ -214,6 +215,10 @@ func defaultType(label Label, fs FS) string {
 	switch {
 	case fs == Extended:
 		return "5"
+	case fs == FAT && gpt:
+		return espType
+	case fs == FAT:
+		return "ef"
 	case fs == Swap && gpt:
 		return "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F"
 	case fs == Swap:
@@ -230,6 +235,8 @@ func fill(ctx context.Context, disk *os.File, p Partition, at BuiltPartition) er
 		return makeExt4(ctx, disk.Name(), p, at)
 	case Swap:
 		return makeSwap(ctx, disk, at)
+	case FAT:
+		return makeFAT(ctx, disk.Name(), p, at)
 	case Raw:
 		return copyIn(disk, p.Source, at.Offset, at.Size)
 	case Extended:

@@ -25,12 +25,13 @@ var kioskMain string
 //go:embed kiosk/grub.cfg
 var kioskGrubCfg string
 
-// The partitions of a kiosk's disk, an MBR disk as the first such machines
-// had it; partition 4 is the extended one that holds the last two.
+// The partitions of a kiosk's disk, an MBR disk as the first such machines had it, where
+// partition 4 is the extended one that holds the last two, or a GPT disk for UEFI.
 const (
 	KioskBoot = 1 // ext4, /boot
 	KioskRoot = 2 // ext4, /
 	KioskSwap = 3
+	KioskESP  = 4 // with UEFI
 	KioskData = 5 // ext4, /data: where the release lies
 	KioskLog  = 6 // ext4, /kiosk: logs
 )
@@ -55,7 +56,8 @@ type User struct {
 type KioskSpec struct {
 	Name, Version string // in the banner "KIOSK NAME VERSION UP"
 	Hostname      string
-	DiskID        string // MBR signature: 0x and 8 hex digits
+	DiskID        string // MBR signature: 0x and 8 hex digits; a GPT's UUID is made of it
+	UEFI          bool   // instead of BIOS
 	SizeMiB       int64  // of the disk; /data gets what the others leave
 	BootMiB       int64
 	RootMiB       int64
@@ -135,19 +137,47 @@ func (k KioskSpec) Disk(ctx context.Context, kernel Kernel) (DiskSpec, error) {
 	if err != nil {
 		return DiskSpec{}, err
 	}
+	if k.UEFI {
+		return k.uefiDisk(ctx, boot, root)
+	}
 	const first, ebr = 1, 1 // MiB before the first partition, and before each logical one
 	extended := first + k.BootMiB + k.RootMiB + k.SwapMiB
 	data := k.SizeMiB - extended - ebr - ebr - k.LogMiB
-	label := func(what string) string { return k.Name + "-" + what }
 	return DiskSpec{
 		SizeMiB: k.SizeMiB, Label: MBR, ID: k.DiskID, Grub: &Grub{Partition: KioskBoot, Dir: "/grub"},
 		Partitions: []Partition{
-			{SizeMiB: k.BootMiB, FS: Ext4, Bootable: true, Label: label("boot"), UUID: k.FSUUID(KioskBoot), Tree: append(boot, k.Boot...)},
-			{SizeMiB: k.RootMiB, FS: Ext4, Label: label("root"), UUID: k.FSUUID(KioskRoot), Tree: append(root, k.Root...)},
-			{SizeMiB: k.SwapMiB, FS: Swap, Label: label("swap"), UUID: k.FSUUID(KioskSwap)},
+			{SizeMiB: k.BootMiB, FS: Ext4, Bootable: true, Label: k.label("boot"), UUID: k.FSUUID(KioskBoot), Tree: append(boot, k.Boot...)},
+			{SizeMiB: k.RootMiB, FS: Ext4, Label: k.label("root"), UUID: k.FSUUID(KioskRoot), Tree: append(root, k.Root...)},
+			{SizeMiB: k.SwapMiB, FS: Swap, Label: k.label("swap"), UUID: k.FSUUID(KioskSwap)},
 			{FS: Extended},
-			{SizeMiB: data, Logical: true, FS: Ext4, Label: label("data"), UUID: k.FSUUID(KioskData), Tree: k.Data},
-			{SizeMiB: k.LogMiB, Logical: true, FS: Ext4, Label: label("kiosk"), UUID: k.FSUUID(KioskLog), Tree: k.Log},
+			{SizeMiB: data, Logical: true, FS: Ext4, Label: k.label("data"), UUID: k.FSUUID(KioskData), Tree: k.Data},
+			{SizeMiB: k.LogMiB, Logical: true, FS: Ext4, Label: k.label("kiosk"), UUID: k.FSUUID(KioskLog), Tree: k.Log},
+		},
+	}, nil
+}
+
+// label is that of a filesystem.
+func (k KioskSpec) label(what string) string { return k.Name + "-" + what }
+
+// uefiDisk has the same partitions under the same numbers, without a container, and an
+// EFI system partition that brings only the loader for removable media: firmware's boot
+// entries of the old system mean nothing to the new one.
+func (k KioskSpec) uefiDisk(ctx context.Context, boot, root Tree) (DiskSpec, error) {
+	loader, err := EFILoader(ctx, k.FSUUID(KioskBoot), "/grub")
+	if err != nil {
+		return DiskSpec{}, err
+	}
+	const espMiB = 8
+	id := k.FSUUID(KioskESP)
+	return DiskSpec{
+		SizeMiB: k.SizeMiB, Label: GPT, ID: FixedUUID("disk " + k.DiskID),
+		Partitions: []Partition{
+			{SizeMiB: k.BootMiB, FS: Ext4, Name: "boot", Label: k.label("boot"), UUID: k.FSUUID(KioskBoot), Tree: append(boot, k.Boot...)},
+			{SizeMiB: k.RootMiB, FS: Ext4, Name: "root", Label: k.label("root"), UUID: k.FSUUID(KioskRoot), Tree: append(root, k.Root...)},
+			{SizeMiB: k.SwapMiB, FS: Swap, Name: "swap", Label: k.label("swap"), UUID: k.FSUUID(KioskSwap)},
+			{SizeMiB: espMiB, FS: FAT, Name: "EFI", UUID: id[:4] + "-" + id[4:8], Tree: Tree{{Path: RemovableLoader, Content: loader}}},
+			{SizeMiB: k.SizeMiB - 2 - espMiB - k.BootMiB - k.RootMiB - k.SwapMiB - k.LogMiB, FS: Ext4, Name: "data", Label: k.label("data"), UUID: k.FSUUID(KioskData), Tree: k.Data},
+			{SizeMiB: k.LogMiB, FS: Ext4, Name: "kiosk", Label: k.label("kiosk"), UUID: k.FSUUID(KioskLog), Tree: k.Log},
 		},
 	}, nil
 }
@@ -157,9 +187,11 @@ func (k KioskSpec) bootTree(ctx context.Context, kernel Kernel) (Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree, err := GrubFiles("grub")
-	if err != nil {
-		return nil, err
+	tree := Tree{}
+	if !k.UEFI { // its loader has what it needs
+		if tree, err = GrubFiles("grub"); err != nil {
+			return nil, err
+		}
 	}
 	env, err := GrubEnv()
 	if err != nil {

@@ -29,6 +29,8 @@ type Spec struct {
 	Old, New func(*lab.KioskSpec)
 	// OldData makes further files for the old kiosk's data partition.
 	OldData func(context.Context, lab.Kernel) (lab.Tree, error)
+	// UEFI has both systems boot by it.
+	UEFI bool
 	// Init is another /init than the one that was built.
 	Init string
 	// Signed signs the image and trusts its key.
@@ -51,7 +53,8 @@ type Kiosk struct {
 	Release  string // directory, if it was packed
 	Kernel   lab.Kernel
 	Old, New lab.KioskSpec
-	Log      string // what imagebuild said
+	Log      string   // what imagebuild said
+	Firmware *vm.UEFI // nil: a BIOS
 }
 
 // ClassicConfig is the layout of the first such fleets, named device by device.
@@ -170,6 +173,13 @@ func Build(ctx context.Context, dir string, spec Spec) (*Kiosk, error) {
 		NewImage: filepath.Join(dir, "new.img.bz2"), Initrd: filepath.Join(dir, "reimager.initrd")}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
+	}
+	if spec.UEFI {
+		var err error
+		if k.Firmware, err = vm.NewUEFI(filepath.Join(dir, "uefi-variables")); err != nil {
+			return nil, err
+		}
+		k.Old.UEFI, k.New.UEFI = true, true
 	}
 	if spec.New != nil {
 		spec.New(&k.New)
