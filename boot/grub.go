@@ -19,50 +19,19 @@ type GRUB struct {
 	dir  string // GRUB's directory below it, without a leading slash
 }
 
-// FindGRUB finds GRUB's directory, the one with grub.cfg, in the system whose
-// "/" is root: /boot/grub as Debian has it, or /boot/grub2 as Red Hat has it.
-func FindGRUB(root string) (*GRUB, error) {
-	const object = "find GRUB"
-	system, err := os.OpenRoot(root)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", object, err)
-	}
-	defer system.Close()
-	var found []string
-	for _, dir := range []string{"boot/grub", "boot/grub2"} {
-		config, err := resolveBeneath(system, dir+"/grub.cfg")
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", object, err)
-		}
-		switch info, err := system.Stat(config); {
-		case err == nil && info.Mode().IsRegular():
-			found = append(found, dir)
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return nil, fmt.Errorf("%s: %w", object, err)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return nil, report.Hint(
-			fmt.Errorf("%s in %s: neither boot/grub/grub.cfg nor boot/grub2/grub.cfg is there", object, root),
-			"mount /boot if it is a partition of its own; a grub.cfg that lies only on the EFI system partition is not supported")
-	case 1:
-		return &GRUB{root: root, dir: found[0]}, nil
-	}
-	return nil, report.Hint(
-		fmt.Errorf("%s in %s: both boot/grub/grub.cfg and boot/grub2/grub.cfg are there", object, root),
-		"remove the one that the machine is not booted by")
+// CheckConfig reads grub.cfg and makes sure that a menu entry of ours is seen, in
+// custom.cfg or as a boot loader entry, and that next_entry is honoured and cleared, as
+// the stock 00_header, 41_custom and 10_linux of GRUB's grub-mkconfig do it. It reads
+// commands, not their conditions.
+func (g *GRUB) CheckConfig() error {
+	_, err := g.readsBLS()
+	return err
 }
 
-// Dir is GRUB's directory, root included.
-func (g *GRUB) Dir() string { return filepath.Join(g.root, g.dir) }
-
-// CheckConfig reads grub.cfg and makes sure that a menu entry in custom.cfg is
-// seen and that next_entry is honoured and cleared, as the stock 00_header and
-// 41_custom of GRUB's grub-mkconfig do it. It reads commands, not their
-// conditions.
-func (g *GRUB) CheckConfig() error {
-	return g.beneath("check GRUB", func(system *os.Root) error {
+// readsBLS is CheckConfig, and tells whether ours has to be a boot loader entry, since
+// custom.cfg is not read.
+func (g *GRUB) readsBLS() (bls bool, err error) {
+	err = g.beneath("check GRUB", func(system *os.Root) error {
 		name, err := resolveBeneath(system, path.Join(g.dir, "grub.cfg"))
 		if err != nil {
 			return err
@@ -71,38 +40,53 @@ func (g *GRUB) CheckConfig() error {
 		if err != nil {
 			return err
 		}
-		if err := checkGRUBConfig(string(config)); err != nil {
+		if bls, err = checkGRUBConfig(string(config)); err != nil {
 			return fmt.Errorf("%s: %w", filepath.Join(g.root, name), err)
+		}
+		if bls {
+			return checkBLS(system)
 		}
 		return nil
 	})
+	return bls, err
 }
 
-func checkGRUBConfig(config string) error {
+func checkGRUBConfig(config string) (bls bool, err error) {
 	const regenerate = "restore /etc/grub.d/%s from the distribution's package and run update-grub (grub2-mkconfig -o grub.cfg on Red Hat)"
+	has := func(command string) bool {
+		return regexp.MustCompile(`(?m)^([^#\n]*[\s;])?` + command).MatchString(config)
+	}
 	for _, want := range []struct{ command, pattern, script string }{
 		{"load_env", `load_env(\s|;|$)`, "00_header"},
 		{`set default="${next_entry}"`, `set\s+default="?\$(\{next_entry\}|next_entry\b)"?`, "00_header"},
 		{"save_env next_entry", `save_env\s(.*\s)?next_entry(\s|;|$)`, "00_header"},
 		{"source …/custom.cfg", `(source|\.)\s+"?\$\{?(config_directory|prefix)\}?/custom\.cfg"?(\s|;|$)`, "41_custom"},
 	} {
-		line := regexp.MustCompile(`(?m)^([^#\n]*[\s;])?` + want.pattern)
-		if !line.MatchString(config) {
-			return report.Hint(fmt.Errorf("no command %s", want.command), regenerate, want.script)
+		if has(want.pattern) {
+			continue
 		}
+		if want.script == "41_custom" && has(`blscfg(\s|;|$)`) {
+			return true, nil
+		}
+		return false, report.Hint(fmt.Errorf("no command %s", want.command), regenerate, want.script)
 	}
-	return nil
+	return false, nil
 }
 
 // InstallEntry puts the entry into custom.cfg, in the place of one that was
-// installed before. Every other byte of that file stays.
+// installed before. Every other byte of that file stays. Where custom.cfg is not read it
+// becomes a boot loader entry.
 func (g *GRUB) InstallEntry(e Entry) error {
 	body, err := e.Render()
 	if err != nil {
 		return err
 	}
-	if err := g.CheckConfig(); err != nil {
+	bls, err := g.readsBLS()
+	if err != nil {
 		return err
+	}
+	if bls {
+		return g.installBLS(e)
 	}
 	return g.editCustom("install GRUB entry", func(old customFile) (customFile, error) {
 		return installBlock(old, body)
@@ -112,7 +96,7 @@ func (g *GRUB) InstallEntry(e Entry) error {
 // RemoveEntry takes back what InstallEntry did: custom.cfg is as it was, or
 // gone if there was none. An entry that is not there is no error.
 func (g *GRUB) RemoveEntry() error {
-	return g.editCustom("remove GRUB entry", removeBlock)
+	return errors.Join(g.editCustom("remove GRUB entry", removeBlock), g.removeBLS())
 }
 
 func (g *GRUB) editCustom(object string, edit func(customFile) (customFile, error)) error {
@@ -147,11 +131,15 @@ func (g *GRUB) SetNextEntry(id string) error {
 	if err := checkEntryID(id); err != nil {
 		return fmt.Errorf("set GRUB's next entry: %w", err)
 	}
-	if err := g.CheckConfig(); err != nil {
+	bls, err := g.readsBLS()
+	if err != nil {
 		return err
 	}
+	if bls {
+		id = blsMark + id
+	}
 	return g.editEnv("set GRUB's next entry", true, func(env *Env, file string) error {
-		if next, _ := env.Get(nextEntry); next != "" && next != id {
+		if next, _ := env.Get(nextEntry); next != "" && strings.TrimPrefix(next, blsMark) != strings.TrimPrefix(id, blsMark) {
 			return report.Hint(fmt.Errorf("%s: next_entry is already %q", file, next),
 				"something else wants to boot once; let it, or run: grub-editenv %s unset next_entry", file)
 		}
@@ -163,7 +151,7 @@ func (g *GRUB) SetNextEntry(id string) error {
 // than id stays. It also works on a block that GRUB itself cannot write.
 func (g *GRUB) ClearNextEntry(id string) error {
 	return g.editEnv("clear GRUB's next entry", false, func(env *Env, _ string) error {
-		if next, _ := env.Get(nextEntry); next == id {
+		if next, _ := env.Get(nextEntry); strings.TrimPrefix(next, blsMark) == id {
 			env.Unset(nextEntry)
 		}
 		return nil
@@ -177,7 +165,7 @@ func (g *GRUB) NextEntry() (string, error) {
 		next, _ = env.Get(nextEntry)
 		return nil
 	})
-	return next, err
+	return strings.TrimPrefix(next, blsMark), err
 }
 
 const nextEntry = "next_entry"

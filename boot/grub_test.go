@@ -119,7 +119,7 @@ if [ -f  ${config_directory}/custom.cfg ]; then source ${config_directory}/custo
 		{"empty", "", "no command", "update-grub"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			err := checkGRUBConfig(tc.config)
+			_, err := checkGRUBConfig(tc.config)
 			checkError(t, err, tc.wantErr)
 			if !strings.Contains(report.Explain(err), tc.wantHint) {
 				t.Errorf("explained: %s; want a hint with %q", report.Explain(err), tc.wantHint)
@@ -144,7 +144,7 @@ func TestCheckConfigOfMkconfig(t *testing.T) {
 	script := filepath.Join(t.TempDir(), "header")
 	writeFile(t, script, header[start:end]+"}\nEOF\n")
 	config := run(t, "sh", script) + run(t, "sh", custom)
-	if err := checkGRUBConfig(config); err != nil {
+	if _, err := checkGRUBConfig(config); err != nil {
 		t.Errorf("%v in\n%s", err, config)
 	}
 }

@@ -29,7 +29,7 @@ func BootFolder(g *boot.GRUB) string {
 	if g == nil {
 		return "/boot/reimager"
 	}
-	return filepath.Join(filepath.Dir(g.Dir()), "reimager")
+	return filepath.Join(g.Beside(), "reimager")
 }
 
 // Options say what is to be examined.

@@ -50,7 +50,7 @@ func unarm(grub *boot.GRUB) error {
 		all = append(all, boot.UnloadKexec())
 	}
 	if grub != nil {
-		all = append(all, grub.ClearNextEntry(entryID), grub.RemoveEntry(), boot.Settle(grub.Dir(), boot.SelfGuard(thawGuard)))
+		all = append(all, grub.ClearNextEntry(entryID), grub.RemoveEntry(), grub.Settle(boot.SelfGuard(thawGuard)))
 	}
 	return errors.Join(all...)
 }

@@ -130,7 +130,7 @@ func installEntry(grub *boot.GRUB, kernel string, cmdline []string) error {
 		return err
 	}
 	guard := boot.SelfGuard(thawGuard)
-	if err := boot.Settle(grub.Dir(), guard); err != nil {
+	if err := grub.Settle(guard); err != nil {
 		return err
 	}
 	if err := grub.SetNextEntry(check.EntryID); err != nil {
