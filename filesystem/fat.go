@@ -136,9 +136,10 @@ func entriesOfFAT(content []byte) []fatEntry {
 	return all
 }
 
-// loaders walks EFI, as deep as vendors go, and no folder twice.
+// loaders walks EFI, as deep as vendors go, and no folder twice. A filesystem with more
+// folders or loaders than any vendor makes is not believed.
 func (f *fat) loaders() ([]string, error) {
-	const depth, folders = 4, 1000
+	const depth, folders, most = 4, 200, 200
 	root, err := f.rootDirectory()
 	if err != nil {
 		return nil, err
@@ -151,7 +152,9 @@ func (f *fat) loaders() ([]string, error) {
 			name := path + "/" + e.name
 			switch {
 			case path == "" && !(e.dir && e.name == "EFI"), seen[e.first] && e.dir:
-			case e.dir && depth > 0 && len(seen) < folders:
+			case e.dir && len(seen) == folders:
+				return doubtf("it has more than %d folders", folders)
+			case e.dir && depth > 0:
 				seen[e.first] = true
 				content, err := f.directory(e.first, maxFATDirectory)
 				if err == nil {
@@ -168,6 +171,9 @@ func (f *fat) loaders() ([]string, error) {
 				}
 				if strings.HasPrefix(string(content), "MZ") && printable(name) {
 					found = append(found, name)
+				}
+				if len(found) > most {
+					return doubtf("it has more than %d loaders", most)
 				}
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"reimager/boot"
 	"reimager/disk"
@@ -29,7 +30,10 @@ type bootable struct {
 // efiDir is there when UEFI has started the kernel: Documentation/ABI/testing/sysfs-firmware-efi.
 const efiDir = "/sys/firmware/efi"
 
-func bootedByUEFI() (bool, error) {
+func (r *Run) bootedByUEFI() (bool, error) {
+	if r.Job != nil && r.Job.Machine.Firmware == "uefi" {
+		return true, nil // kexec may have brought the kernel without a word of it
+	}
 	_, err := os.Stat(efiDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("find out what firmware has started this machine: %w", err)
@@ -40,12 +44,12 @@ func bootedByUEFI() (bool, error) {
 // holdBack decides what is held back of an image, of which taken are the sectors that
 // may be.
 func (r *Run) holdBack(g *Gathered, image io.ReaderAt, taken []disk.Piece) (bootable, error) {
-	uefi, err := bootedByUEFI()
+	uefi, err := r.bootedByUEFI()
 	if err != nil {
 		return bootable{}, err
 	}
 	b, err := newBootable(uefi, g.Table.Kind, &g.Disk, image, taken)
-	if err == nil && len(b.Land) > 3 {
+	if err == nil && len(b.Land) > 3 { // with a copy of the entries
 		r.Report.Printf("table    the backup of the GPT will be at the end of the disk")
 	}
 	return b, err
@@ -62,6 +66,10 @@ func newBootable(uefi bool, table string, d *disk.Disk, image io.ReaderAt, taken
 		boot.ClearTable(b.Holding)
 	}
 	if table != "gpt" {
+		if uefi { // what an image has left of a GPT must not show before it is whole
+			b.Image, b.Land = taken, slices.Clone(taken)
+			slices.Reverse(b.Land)
+		}
 		return b, nil
 	}
 	headers := disk.GPTHeaders(d.Bytes, d.SectorSize)
@@ -70,17 +78,10 @@ func newBootable(uefi bool, table string, d *disk.Disk, image io.ReaderAt, taken
 	return b, err
 }
 
-// oldHeaders are those that a GPT may have left on the disk and that have to go.
-func (b *bootable) oldHeaders(dev *disk.Device) []int64 {
+// headers are the sectors besides the first that are held back, and cleared where a GPT
+// has left its header there.
+func (b *bootable) headers(dev *disk.Device) []int64 {
 	if !b.TableHeld {
-		return nil
-	}
-	return disk.GPTHeaders(dev.Bytes(), dev.SectorSize())
-}
-
-// heldOffsets are the sectors besides the first that are not written with the image.
-func (b *bootable) heldOffsets(dev *disk.Device) []int64 {
-	if len(b.Land) == 1 {
 		return nil
 	}
 	return disk.GPTHeaders(dev.Bytes(), dev.SectorSize())

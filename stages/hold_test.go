@@ -28,9 +28,10 @@ func TestNewBootable(t *testing.T) {
 	for _, tt := range []struct {
 		uefi             bool
 		held, tableThere bool
+		lands            []int64
 	}{
-		{uefi: false, held: false, tableThere: true},
-		{uefi: true, held: true, tableThere: false},
+		{uefi: false, held: false, tableThere: true, lands: []int64{0}},
+		{uefi: true, held: true, tableThere: false, lands: []int64{last, sector, 0}},
 	} {
 		b, err := newBootable(tt.uefi, "mbr", d, bytes.NewReader(nil), taken)
 		if err != nil {
@@ -39,8 +40,12 @@ func TestNewBootable(t *testing.T) {
 		if b.TableHeld != tt.held || bytes.Equal(b.Holding[446:510], sector0[446:510]) != tt.tableThere || b.Holding[510] != 0x55 {
 			t.Errorf("UEFI %v: table held %v, in the holding sector %x", tt.uefi, b.TableHeld, b.Holding[446:])
 		}
-		if bytes.Equal(b.Holding[:440], sector0[:440]) || len(b.Land) != 1 || !bytes.Equal(b.Land[0].Data, sector0) || len(b.Image) != 1 {
-			t.Errorf("UEFI %v: an MBR lands with %d pieces", tt.uefi, len(b.Land))
+		var lands []int64
+		for _, p := range b.Land {
+			lands = append(lands, p.Off)
+		}
+		if bytes.Equal(b.Holding[:440], sector0[:440]) || !slices.Equal(lands, tt.lands) || !bytes.Equal(b.Land[len(lands)-1].Data, sector0) || len(b.Image) != len(lands) {
+			t.Errorf("UEFI %v: an MBR lands at %d; want %d", tt.uefi, lands, tt.lands)
 		}
 	}
 	if _, err := newBootable(false, "gpt", d, bytes.NewReader(make([]byte, size)), taken); err == nil {

@@ -80,7 +80,7 @@ func (r *Run) castOff(g *Gathered, dev *disk.Device) error {
 		return err
 	}
 	r.Report.Printf("cast off %s: from here on the old system is gone", dev.Path())
-	undone, err := imaging.CastOff(dev, g.Boot.Holding, g.Boot.oldHeaders(dev))
+	undone, err := imaging.CastOff(dev, g.Boot.Holding, g.Boot.headers(dev))
 	if undone && r.Record.Attempts == 1 {
 		return errors.Join(errNotCastOff, err, r.Undone())
 	}
@@ -108,7 +108,7 @@ func (r *Run) writeImage(ctx context.Context, g *Gathered, dev *disk.Device) (in
 // job is what the engine is told of the image.
 func (r *Run) job(g *Gathered, dev *disk.Device) imaging.Job {
 	return imaging.Job{
-		Device: dev, Map: &g.Map, Unmapped: imaging.Unmapped(r.Config.Target.Unmapped), Held: g.Boot.heldOffsets(dev),
+		Device: dev, Map: &g.Map, Unmapped: imaging.Unmapped(r.Config.Target.Unmapped), Held: g.Boot.headers(dev),
 		Written: func() { fault.At("write range") },
 		Warn:    func(err error) { r.warn("%v", err) },
 	}
