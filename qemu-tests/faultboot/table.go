@@ -1,0 +1,142 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// place is a kind of system call in a stage of a run.
+type place struct{ stage, call string }
+
+// fault is one cell of the table: the n-th call of a kind in a stage fails; with
+// onwards, so do all after it, as on a machine that is broken for good.
+type fault struct {
+	place
+	nth     int
+	onwards bool
+	errno   unix.Errno
+}
+
+// String is how a fault is asked for again.
+func (f fault) String() string {
+	plus := ""
+	if f.onwards {
+		plus = "+"
+	}
+	return fmt.Sprintf("%s/%s/%d%s/%s", f.stage, f.call, f.nth, plus, unix.ErrnoName(f.errno))
+}
+
+// strikes tells whether the n-th call at a place fails.
+func (f fault) strikes(p place, n int) bool {
+	return p == f.place && (n == f.nth || f.onwards && n > f.nth)
+}
+
+// parseFault reads what String has written.
+func parseFault(text string) (fault, error) {
+	part := strings.Split(text, "/")
+	if len(part) != 4 {
+		return fault{}, fmt.Errorf("parse fault %q: %d parts, expected STAGE/CALL/NTH/ERRNO", text, len(part))
+	}
+	number, onwards := strings.CutSuffix(part[2], "+")
+	nth, err := strconv.Atoi(number)
+	if err != nil || nth < 1 {
+		return fault{}, fmt.Errorf("parse fault %q: %q is no count", text, part[2])
+	}
+	for errno := unix.Errno(1); errno < 134; errno++ {
+		if unix.ErrnoName(errno) == part[3] {
+			return fault{place{part[0], part[1]}, nth, onwards, errno}, nil
+		}
+	}
+	return fault{}, fmt.Errorf("parse fault %q: %q is no error of Linux", text, part[3])
+}
+
+// kindOf returns the number of a call by its name.
+func kindOf(name string) (int32, error) {
+	base, _, _ := strings.Cut(name, "(")
+	for nr, c := range calls() {
+		if c.name == base {
+			return nr, nil
+		}
+	}
+	if number, ok := strings.CutPrefix(base, "syscall"); ok {
+		nr, err := strconv.ParseInt(number, 10, 32)
+		return int32(nr), err
+	}
+	return 0, fmt.Errorf("call %q is not known", name)
+}
+
+// table makes at most limit faults out of how often a clean run makes each call in
+// each stage. In turn each place gets its first call, all from the first on, its last,
+// and then calls between them, evenly spread; the errors of a kind take turns. The
+// same counts give the same table.
+func table(counts map[place]int, limit int) ([]fault, error) {
+	places := slices.SortedFunc(maps.Keys(counts), func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.stage, b.stage), cmp.Compare(a.call, b.call))
+	})
+	orders, errnos, turns := map[place][]occurrence{}, map[place][]unix.Errno{}, 0
+	for _, p := range places {
+		nr, err := kindOf(p.call)
+		if err != nil {
+			return nil, err
+		}
+		orders[p], errnos[p] = order(counts[p]), append(calls()[nr].errnos, unix.EIO)
+		turns = max(turns, len(orders[p]))
+	}
+	var all []fault
+	for turn := range turns {
+		var round []fault
+		for _, p := range places {
+			if turn < len(orders[p]) {
+				o, e := orders[p][turn], errnos[p]
+				round = append(round, fault{p, o.nth, o.onwards, e[turn%len(e)]})
+			}
+		}
+		all = append(all, spread(round, limit-len(all))...)
+	}
+	return all, nil
+}
+
+// occurrence is one of the calls of a kind, or all from it on.
+type occurrence struct {
+	nth     int
+	onwards bool
+}
+
+// order returns the n calls of a kind in the order in which they are worth a try.
+func order(n int) []occurrence {
+	if n == 0 {
+		return nil
+	}
+	all := []occurrence{{1, false}, {1, true}}
+	if n > 1 {
+		all = append(all, occurrence{n, false})
+	}
+	for gaps := [][2]int{{1, n}}; len(gaps) > 0; gaps = gaps[1:] { // breadth first
+		low, high := gaps[0][0], gaps[0][1]
+		if high-low < 2 {
+			continue
+		}
+		middle := (low + high) / 2
+		all = append(all, occurrence{middle, false})
+		gaps = append(gaps, [2]int{low, middle}, [2]int{middle, high})
+	}
+	return all
+}
+
+// spread takes at most n of the faults, evenly.
+func spread(faults []fault, n int) []fault {
+	if len(faults) <= n {
+		return faults
+	}
+	var some []fault
+	for i := range n {
+		some = append(some, faults[i*len(faults)/n])
+	}
+	return some
+}
