@@ -87,3 +87,10 @@ func callName(nr int32, args [6]uint64) string {
 	}
 	return fmt.Sprintf("ioctl(%#x)", uint32(args[1]))
 }
+
+// runtimeCalls are kinds that Go's runtime calls for itself, most of them more often
+// than a run has steps: a few of them tell as much as all.
+func runtimeCalls() []string {
+	return []string{"arch_prctl", "clone", "epoll_create1", "epoll_ctl", "epoll_pwait", "eventfd2", "fcntl", "futex", "getpid", "getrlimit", "gettid", "getuid",
+		"madvise", "nanosleep", "prlimit64", "rt_sigaction", "rt_sigprocmask", "sched_getaffinity", "sched_yield", "sigaltstack", "tgkill"}
+}

@@ -55,6 +55,9 @@ func judge(e *ending, stage string, disk *victim) verdict {
 	default:
 		v.blame("the machine rebooted after the outcome %q", outcome)
 	}
+	if e.rebooted && e.sysrq != "sub" {
+		v.blame("sysrq %q before the reboot, expected sub", e.sysrq)
+	}
 	// What is still mounted is flushed by sysrq s and u at best.
 	if e.rebooted && len(e.mounts) > 0 && v.end != endNew && stage != "undo" {
 		v.blame("still mounted at the reboot: %s", strings.Join(e.mounts, ", "))

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,31 +72,54 @@ func kindOf(name string) (int32, error) {
 
 // table makes at most limit faults out of how often a clean run makes each call in
 // each stage. In turn each place gets its first call, all from the first on, its last,
-// and then calls between them, evenly spread; the errors of a kind take turns. The
-// same counts give the same table.
+// and then calls between them, evenly spread; the errors of a kind take turns. What
+// only Go's runtime calls comes last. The same counts give the same table.
 func table(counts map[place]int, limit int) ([]fault, error) {
-	places := slices.SortedFunc(maps.Keys(counts), func(a, b place) int {
+	var ours, runtimes []place
+	for p := range counts {
+		if slices.Contains(runtimeCalls(), p.call) {
+			runtimes = append(runtimes, p)
+		} else {
+			ours = append(ours, p)
+		}
+	}
+	all, err := turns(counts, ours)
+	if err != nil {
+		return nil, err
+	}
+	more, err := turns(counts, runtimes)
+	if err != nil {
+		return nil, err
+	}
+	// Few are spread over the first three turns, which are the telling ones.
+	var faults []fault
+	for _, round := range [][]fault{slices.Concat(all[:min(3, len(all))]...), slices.Concat(more...), slices.Concat(all[min(3, len(all)):]...)} {
+		faults = append(faults, spread(round, limit-len(faults))...)
+	}
+	return faults, nil
+}
+
+// turns makes the faults of all places, turn by turn.
+func turns(counts map[place]int, places []place) ([][]fault, error) {
+	slices.SortFunc(places, func(a, b place) int {
 		return cmp.Or(cmp.Compare(a.stage, b.stage), cmp.Compare(a.call, b.call))
 	})
-	orders, errnos, turns := map[place][]occurrence{}, map[place][]unix.Errno{}, 0
+	var all [][]fault
 	for _, p := range places {
 		nr, err := kindOf(p.call)
 		if err != nil {
 			return nil, err
 		}
-		orders[p], errnos[p] = order(counts[p]), append(calls()[nr].errnos, unix.EIO)
-		turns = max(turns, len(orders[p]))
-	}
-	var all []fault
-	for turn := range turns {
-		var round []fault
-		for _, p := range places {
-			if turn < len(orders[p]) {
-				o, e := orders[p][turn], errnos[p]
-				round = append(round, fault{p, o.nth, o.onwards, e[turn%len(e)]})
-			}
+		errnos := calls()[nr].errnos
+		if errnos == nil {
+			errnos = []unix.Errno{unix.EIO}
 		}
-		all = append(all, spread(round, limit-len(all))...)
+		for turn, o := range order(counts[p]) {
+			if turn == len(all) {
+				all = append(all, nil)
+			}
+			all[turn] = append(all[turn], fault{p, o.nth, o.onwards, errnos[turn%len(errnos)]})
+		}
 	}
 	return all, nil
 }

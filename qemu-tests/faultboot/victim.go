@@ -22,13 +22,15 @@ import (
 
 // The disk that is reimaged again and again: the kernel's scsi_debug has it in memory.
 const (
-	victimPath = "/dev/sda"
-	mountDir   = ownDir + "/mnt"
-	blockBytes = 4096
-	chunkBytes = 1 << 20
+	victimPath  = "/dev/sda"
+	mountDir    = ownDir + "/mnt"
+	blockBytes  = 4096
+	sectorBytes = 512
+	chunkBytes  = 1 << 20
 	// Its partitions; both systems have them alike.
 	bootPartition, rootPartition, kioskPartition = 1, 2, 6
 	reportPath                                   = "var/lib/reimager/report"
+	gatePath                                     = "reimager/gate"
 )
 
 // victim knows what the disk may look like.
@@ -38,7 +40,7 @@ type victim struct {
 	new     []byte // after a clean run
 	tree    map[string]string
 	holding []byte         // sector 0 between casting off and landing
-	report  map[int64]bool // blocks of the report file, by offset
+	stated  map[int64]bool // sectors that a run may overwrite and go back, by offset
 	parts   map[int]region // by number
 	talks   bool           // each run's log is shown
 	warned  int            // warnings in the record of a clean run
@@ -105,12 +107,17 @@ func (v *victim) restore() (err error) {
 	return dev.Reread(context.Background())
 }
 
-// isOld tells where the disk differs from the old one outside the report file; "" if
+// isOld tells where the disk differs from the old one outside the stated places; "" if
 // it does not.
 func (v *victim) isOld() string {
 	for off := 0; off < len(v.old); off += blockBytes {
-		if !bytes.Equal(v.old[off:off+blockBytes], v.now[off:off+blockBytes]) && !v.report[int64(off)] {
-			return fmt.Sprintf("byte %d of the disk is not as it was", off)
+		if bytes.Equal(v.old[off:off+blockBytes], v.now[off:off+blockBytes]) {
+			continue
+		}
+		for at := off; at < off+blockBytes; at += sectorBytes {
+			if !bytes.Equal(v.old[at:at+sectorBytes], v.now[at:at+sectorBytes]) && !v.stated[int64(at)] {
+				return fmt.Sprintf("byte %d of the disk is not as it was", at)
+			}
 		}
 	}
 	return ""
@@ -182,32 +189,42 @@ func mounted(partition int, use func(dir string) error) error {
 	return errors.Join(use(mountDir), unix.Unmount(mountDir, 0))
 }
 
-// look finds partitions and report file of the old system.
+// look finds partitions and stated places of the old system. A report file or gate that
+// is not there, or has holes, is no such place.
 func (v *victim) look() error {
 	d, err := disk.Sysfs{}.Disk(filepath.Base(victimPath))
 	if err != nil {
 		return err
 	}
-	v.parts, v.report = map[int]region{}, map[int64]bool{}
+	v.parts, v.stated = map[int]region{}, map[int64]bool{}
 	for _, p := range d.Partitions {
 		v.parts[p.Number] = region{p.Start, p.Bytes}
 	}
-	return mounted(rootPartition, func(dir string) error {
-		f, err := os.Open(filepath.Join(dir, reportPath))
+	return errors.Join(v.state(rootPartition, reportPath), v.state(bootPartition, gatePath))
+}
+
+// state makes the blocks of a file stated places.
+func (v *victim) state(partition int, path string) error {
+	return mounted(partition, func(dir string) error {
+		f, err := os.Open(filepath.Join(dir, path))
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 		defer f.Close()
 		extents, err := disk.Extents(f)
 		if err != nil {
-			return err
+			return nil // it cannot be overwritten in place, and must not be
 		}
+		info, err := f.Stat()
 		for _, e := range extents {
-			for off := int64(0); off < e.Bytes && e.Logical+off < report.FileBytes; off += blockBytes {
-				v.report[v.parts[rootPartition].start+e.Physical+off] = true
+			for off := int64(0); off < e.Bytes && e.Logical+off < info.Size(); off += sectorBytes {
+				v.stated[v.parts[partition].start+e.Physical+off] = true
 			}
 		}
-		return nil
+		return err
 	})
 }
 
