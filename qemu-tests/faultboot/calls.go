@@ -7,7 +7,7 @@ import (
 )
 
 // call is a kind of system call with the errors that it is made to fail with: those
-// that a broken machine gives, the commonest first.
+// that a broken machine gives, the commonest first, which is also the one that stays.
 type call struct {
 	name   string
 	errnos []unix.Errno
@@ -47,7 +47,7 @@ func calls() map[int32]call {
 		unix.SYS_MADVISE: of("madvise", inval), unix.SYS_MPROTECT: of("mprotect", memory), unix.SYS_BRK: of("brk", memory), unix.SYS_MINCORE: of("mincore", memory),
 		unix.SYS_CLONE: of("clone", again, memory), unix.SYS_CLONE3: of("clone3", again), unix.SYS_FUTEX: of("futex", again, inval),
 		unix.SYS_EPOLL_CREATE1: of("epoll_create1", files), unix.SYS_EPOLL_CTL: of("epoll_ctl", memory, unix.EPERM), unix.SYS_EPOLL_PWAIT: of("epoll_pwait", inval, intr),
-		unix.SYS_EVENTFD2: of("eventfd2", files), unix.SYS_PIPE2: of("pipe2", files), unix.SYS_NANOSLEEP: of("nanosleep", intr),
+		unix.SYS_EVENTFD2: of("eventfd2", files), unix.SYS_PIPE2: of("pipe2", files), unix.SYS_NANOSLEEP: of("nanosleep", inval),
 		unix.SYS_SCHED_YIELD: of("sched_yield", nosys), unix.SYS_SCHED_GETAFFINITY: of("sched_getaffinity", inval),
 		unix.SYS_RT_SIGACTION: of("rt_sigaction", inval), unix.SYS_RT_SIGPROCMASK: of("rt_sigprocmask", inval), unix.SYS_SIGALTSTACK: of("sigaltstack", inval),
 		unix.SYS_GETTID: of("gettid", nosys), unix.SYS_GETPID: of("getpid", nosys), unix.SYS_TGKILL: of("tgkill", again), unix.SYS_ARCH_PRCTL: of("arch_prctl", inval),

@@ -118,7 +118,11 @@ func turns(counts map[place]int, places []place) ([][]fault, error) {
 			if turn == len(all) {
 				all = append(all, nil)
 			}
-			all[turn] = append(all[turn], fault{p, o.nth, o.onwards, errnos[turn%len(errnos)]})
+			errno := errnos[turn%len(errnos)]
+			if o.onwards { // a call that is interrupted for ever is no fault of any machine
+				errno = errnos[0]
+			}
+			all[turn] = append(all[turn], fault{p, o.nth, o.onwards, errno})
 		}
 	}
 	return all, nil
