@@ -156,7 +156,7 @@ func faultMachine(t *testing.T) faultVM {
 	init, err := scenario.Program("init")
 	must(t, err)
 	m := faultVM{kernel: kernel.Image, initrd: filepath.Join(dir, "initrd"),
-		parameters: "console=ttyS0 quiet panic=-1 scsi_debug.dev_size_mb=20 scsi_debug.delay=0 scsi_debug.lbpws=1 reimager.job=" + job}
+		parameters: "console=ttyS0 quiet panic=-1 no_timer_check scsi_debug.dev_size_mb=20 scsi_debug.delay=0 scsi_debug.lbpws=1 reimager.job=" + job}
 	tool(t, "imagebuild", "initrd", "--config", config, "--retain", list, "--key", key+".pub", "--modules", kernel.Modules, "-o", m.initrd,
 		"--init", harness, "--include", init+":/reimager-init", "--include", packed(t, old)+":/faultboot/old.zst", "--include", spoiled+":/faultboot/variants.json")
 	return m

@@ -36,9 +36,10 @@ func (v *verdict) blame(format string, args ...any) {
 	v.wrong = append(v.wrong, fmt.Sprintf(format, args...))
 }
 
-// judge says whether a machine may end so when something fails in a stage. What the disk holds decides, not what was
+// judge says whether a machine may end so. With mayLack the way back itself is broken:
+// the report may be lacking then, but that has to be said. What the disk holds decides, not what was
 // said.
-func judge(e *ending, stage string, disk *victim) verdict {
+func judge(e *ending, mayLack bool, disk *victim) verdict {
 	v := verdict{end: endWrong}
 	switch outcome := e.outcome(); {
 	case e.problem != "":
@@ -48,7 +49,7 @@ func judge(e *ending, stage string, disk *victim) verdict {
 		judgeHold(&v, disk)
 	case outcome == goBack:
 		v.end = endBack
-		judgeBack(&v, e, stage, disk)
+		judgeBack(&v, e, mayLack, disk)
 	case outcome == goOn:
 		v.end = endNew
 		judgeNew(&v, disk)
@@ -59,14 +60,14 @@ func judge(e *ending, stage string, disk *victim) verdict {
 		v.blame("sysrq %q before the reboot, expected sub", e.sysrq)
 	}
 	// What is still mounted is flushed by sysrq s and u at best.
-	if e.rebooted && len(e.mounts) > 0 && v.end != endNew && stage != "undo" {
+	if e.rebooted && len(e.mounts) > 0 && v.end != endNew && !mayLack {
 		v.blame("still mounted at the reboot: %s", strings.Join(e.mounts, ", "))
 	}
 	return v
 }
 
 // judgeBack: the old system is whole, and its report tells the truth.
-func judgeBack(v *verdict, e *ending, stage string, disk *victim) {
+func judgeBack(v *verdict, e *ending, mayLack bool, disk *victim) {
 	if diff := disk.isOld(); diff != "" {
 		v.blame("the old system boots, but %s", diff)
 	}
@@ -74,7 +75,7 @@ func judgeBack(v *verdict, e *ending, stage string, disk *victim) {
 	switch {
 	case err == nil:
 		judgeReport(v, last)
-	case stage == "undo":
+	case mayLack:
 		// The report itself failed; what is left may be none, or a torn one.
 		v.notable = append(v.notable, "no report: "+err.Error())
 		if !strings.Contains(e.log, "no report in the old system") {

@@ -81,7 +81,7 @@ func test(out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if got := judge(clean, "", v); got.end != endNew || len(got.wrong) > 0 {
+	if got := judge(clean, false, v); got.end != endNew || len(got.wrong) > 0 {
 		return fmt.Errorf("a clean run ends so: %+v, after\n%s", got, clean.log)
 	}
 	if err := v.keepNew(); err != nil {
@@ -246,7 +246,7 @@ func (v *victim) attempt(out io.Writer, f fault) error {
 	if err != nil {
 		return err
 	}
-	return v.tell(out, f.String(), e, judge(e, f.stage, v))
+	return v.tell(out, f.String(), e, judge(e, f.stage == "undo", v))
 }
 
 // tell says what became of the machine.

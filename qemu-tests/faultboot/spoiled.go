@@ -62,11 +62,7 @@ func (v *victim) spoil(out io.Writer, one variant) error {
 	if err != nil {
 		return err
 	}
-	stage := ""
-	if one.Mute {
-		stage = "undo"
-	}
-	got := judge(e, stage, v)
+	got := judge(e, one.Mute, v)
 	if got.end != endBack {
 		got.blame("the machine ends so: %s; want %s", got.end, endBack)
 	}
