@@ -58,11 +58,12 @@ bench runs="3": build
     go test ./retain -run '^$' -bench BesideTar -benchtime {{runs}}x
     go run ./qemu-tests/bench/downtime -runs {{runs}}
 
-# the same tests with larger numbers, for a night: random trees, accounts, every fuzz target
-soak trees="10000" time="10m": build
+# the same tests with larger numbers, for a night: random trees, accounts, system calls that fail, every fuzz target
+soak trees="10000" time="10m" faults="3000": build
     go test -timeout 6h ./retain -run TestTrees -trees {{trees}} -seed $RANDOM
     just fuzz {{time}}
     go test -count=5 -timeout 6h -parallel 2 ./qemu-tests/...
+    go test -count=1 -timeout 12h ./qemu-tests -run TestEveryCallFails -faults {{faults}}
 
 # remove what was built here; the cache of systems and kernels stays
 clean:
