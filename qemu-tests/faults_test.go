@@ -61,9 +61,9 @@ func TestEveryCallFails(t *testing.T) {
 				}
 			}
 			t.Logf("%d faults, %d of them struck: %v", len(results), hits, ends)
-			// Which call is the n-th is not quite the same each time.
-			if part != "spoiled" && *faultOnly == "" && hits < len(results)*9/10 {
-				t.Errorf("%d of %d faults struck; want nine of ten", hits, len(results))
+			// Which call is the n-th is not quite the same each time, so that a last one may not come.
+			if part != "spoiled" && *faultOnly == "" && hits < len(results)*3/4 {
+				t.Errorf("%d of %d faults struck; want three of four", hits, len(results))
 			}
 		})
 	}

@@ -23,7 +23,7 @@ type variant struct {
 	} `json:"patch"` // of the disk
 }
 
-// spoiled tries every variant, or the one that is named.
+// spoiled tries every variant, or those whose names begin so.
 func (v *victim) spoiled(out io.Writer, only string) error {
 	text, err := os.ReadFile(variantsFile)
 	if err != nil {
@@ -35,7 +35,7 @@ func (v *victim) spoiled(out io.Writer, only string) error {
 	}
 	base, tried := v.old, 0
 	for _, one := range all {
-		if only != "" && only != one.Name {
+		if !strings.HasPrefix(one.Name, only) {
 			continue
 		}
 		tried++
