@@ -27,6 +27,9 @@ type Entry struct {
 	Kernel, Initrd string
 	// Cmdline has one kernel parameter per element.
 	Cmdline []string
+	// Gate is the absolute path of a Gate of RunID on the same filesystem: the entry
+	// exists only while that says GateArmed.
+	Gate, RunID string
 }
 
 // kernelCmdlineMax is COMMAND_LINE_SIZE on x86 without the final NUL. The
@@ -57,6 +60,11 @@ const grubFailedVar = "reimager_failed"
 // default names an entry that is not there, and GRUB takes the first. A plain
 // reboot would come back here for ever on such a machine; it is only what
 // follows when grub.cfg cannot be read any more.
+//
+// The gate is read into variables that were emptied before, and each failure on the
+// way (no such filesystem, no file, no block, no command) leaves them empty: then
+// there is no entry. GRUB prints the error and goes on, since nobody waits for a key
+// while grub.cfg is read. $root is not touched, as entries that follow may use it.
 func (e Entry) Render() (string, error) {
 	if err := e.check(); err != nil {
 		return "", fmt.Errorf("write GRUB entry %q: %w", e.ID, err)
@@ -66,7 +74,16 @@ func (e Entry) Render() (string, error) {
 		linux = append(linux, grubQuote(parameter))
 	}
 	lines := []string{
-		`if [ "${` + grubFailedVar + `}" != 1 ]; then`,
+		"insmod part_msdos",
+		"insmod part_gpt",
+		"insmod " + grubFSModules()[e.FSType],
+		"set " + gateVar + "=",
+		"set " + gateRunVar + "=",
+		"set " + gateDiskVar + "=",
+		"if search --no-floppy --fs-uuid --set=" + gateDiskVar + " " + grubQuote(e.FSUUID) + "; then",
+		"\tload_env --file \"(${" + gateDiskVar + "})\"" + grubQuote(e.Gate) + " " + gateVar + " " + gateRunVar,
+		"fi",
+		`if [ "${` + grubFailedVar + `}" != 1 -a "${` + gateVar + `}" = ` + string(GateArmed) + ` -a "${` + gateRunVar + `}" = ` + grubQuote(e.RunID) + ` ]; then`,
 		"menuentry " + grubQuote(e.Title) + " --id " + grubQuote(e.ID) + " --unrestricted {",
 		"\tinsmod part_msdos",
 		"\tinsmod part_gpt",
@@ -103,7 +120,10 @@ func (e Entry) check() error {
 		return report.Hint(fmt.Errorf("filesystem type %q: GRUB may not read it", e.FSType),
 			"put kernel and initrd on ext4, xfs or vfat")
 	}
-	for _, file := range []string{e.Kernel, e.Initrd} {
+	if err := checkRunID(e.RunID); err != nil {
+		return err
+	}
+	for _, file := range []string{e.Kernel, e.Initrd, e.Gate} {
 		if !path.IsAbs(file) || path.Clean(file) != file || hasControl(file) {
 			return fmt.Errorf("path %q is not absolute and clean", file)
 		}

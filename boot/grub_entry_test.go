@@ -13,7 +13,16 @@ func TestRender(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `if [ "${reimager_failed}" != 1 ]; then
+	want := `insmod part_msdos
+insmod part_gpt
+insmod ext2
+set reimager_gate=
+set reimager_run=
+set reimager_disk=
+if search --no-floppy --fs-uuid --set=reimager_disk '0f1e2d3c-0000-4000-8000-123456789abc'; then
+	load_env --file "(${reimager_disk})"'/boot/reimager/gate' reimager_gate reimager_run
+fi
+if [ "${reimager_failed}" != 1 -a "${reimager_gate}" = armed -a "${reimager_run}" = 'RUN7' ]; then
 menuentry 'Reimage this machine' --id 'reimager' --unrestricted {
 	insmod part_msdos
 	insmod part_gpt
@@ -52,6 +61,9 @@ func TestRenderRefuses(t *testing.T) {
 		{"tmpfs", func(e *Entry) { e.FSType = "tmpfs" }, `"tmpfs"`},
 		{"relative kernel", func(e *Entry) { e.Kernel = "vmlinuz" }, "not absolute"},
 		{"dots in initrd", func(e *Entry) { e.Initrd = "/boot/../initrd" }, "not absolute and clean"},
+		{"no gate", func(e *Entry) { e.Gate = "" }, "not absolute and clean"},
+		{"no run", func(e *Entry) { e.RunID = "" }, "run id"},
+		{"quote in run", func(e *Entry) { e.RunID = "a'b" }, "expected letters and digits"},
 		{"quote in parameter", func(e *Entry) { e.Cmdline = []string{`a="b c"`} }, "has a quote"},
 		{"backslash in parameter", func(e *Entry) { e.Cmdline = []string{`a\b`} }, "a backslash"},
 		{"newline in parameter", func(e *Entry) { e.Cmdline = []string{"a\nb"} }, "control character"},
@@ -78,6 +90,7 @@ func awkwardEntry() Entry {
 	e.Title = `It's "ours": $5 \ {now} ; <&> #1 é`
 	e.Kernel = `/a dir/o'clock $HOME "x" \n/vmlinuz;#*?[a]`
 	e.Initrd = `/a dir/}initrd{`
+	e.Gate = `/a dir/'gate' $root "x"`
 	e.Cmdline = []string{"a=$b", "c=d e", "f={g};h", "i=#j", "k=*?", "l=<m>|&"}
 	return e
 }

@@ -80,6 +80,7 @@ func TestEntryInGRUB(t *testing.T) {
 		entry   Entry
 		without string // file that is removed again
 		config  func(string) string
+		gate    func(*testing.T, string) // changes the gate at a path
 		want    string
 		clears  bool
 	}{
@@ -99,6 +100,29 @@ func TestEntryInGRUB(t *testing.T) {
 			e.FSUUID = "ffffffff-0000-4000-8000-123456789abc"
 			return e
 		}(), clears: true, want: "OLD SYSTEM BOOTS"},
+		{name: "gate closed and next_entry stays", entry: testEntry(), gate: func(t *testing.T, gate string) {
+			writeFile(t, gate, string(testGate(t, testEntry().RunID, GateTried)))
+		}, config: func(config string) string {
+			return strings.Replace(config, "save_env next_entry\n", cannotWrite, 1)
+		}, want: "OLD SYSTEM BOOTS"},
+		{name: "gate of another run", entry: testEntry(), gate: func(t *testing.T, gate string) {
+			writeFile(t, gate, string(testGate(t, "RUN8", GateArmed)))
+		}, clears: true, want: "OLD SYSTEM BOOTS"},
+		{name: "gate missing", entry: testEntry(), gate: func(t *testing.T, gate string) {
+			if err := os.Remove(gate); err != nil {
+				t.Fatal(err)
+			}
+		}, clears: true, want: "OLD SYSTEM BOOTS"},
+		{name: "gate damaged", entry: testEntry(), gate: func(t *testing.T, gate string) {
+			writeFile(t, gate, "reimager_gate=armed\nreimager_run=RUN7\n")
+		}, clears: true, want: "OLD SYSTEM BOOTS"},
+		{name: "gate missing and grubenv says armed", entry: testEntry(), gate: func(t *testing.T, gate string) {
+			if err := os.Remove(gate); err != nil {
+				t.Fatal(err)
+			}
+		}, config: func(config string) string {
+			return "set reimager_gate=armed\nset reimager_run=RUN7\n" + config
+		}, clears: true, want: "OLD SYSTEM BOOTS"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			root, grub := grubRoot(t)
@@ -110,6 +134,10 @@ func TestEntryInGRUB(t *testing.T) {
 			writeFile(t, filepath.Join(root, "boot/grub/grub.cfg"), config)
 			writeFile(t, filepath.Join(root, tc.entry.Kernel), string(speakingKernel()))
 			writeFile(t, filepath.Join(root, tc.entry.Initrd), "initrd")
+			writeFile(t, filepath.Join(root, tc.entry.Gate), string(testGate(t, tc.entry.RunID, GateArmed)))
+			if tc.gate != nil {
+				tc.gate(t, filepath.Join(root, tc.entry.Gate))
+			}
 			if tc.without != "" {
 				if err := os.Remove(filepath.Join(root, tc.without)); err != nil {
 					t.Fatal(err)

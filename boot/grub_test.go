@@ -41,6 +41,7 @@ func testEntry() Entry {
 		FSUUID: "0f1e2d3c-0000-4000-8000-123456789abc", FSType: "ext4",
 		Kernel: "/boot/reimager/vmlinuz", Initrd: "/boot/reimager/initrd",
 		Cmdline: []string{"quiet", "console=ttyS0,115200"},
+		Gate:    "/boot/reimager/gate", RunID: "RUN7",
 	}
 }
 
