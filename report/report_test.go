@@ -157,6 +157,37 @@ func TestReportFile(t *testing.T) {
 	}
 }
 
+func TestBegunFile(t *testing.T) {
+	begun := time.Date(2025, 3, 4, 5, 6, 7, 0, time.UTC)
+	first, err := BegunBlock("RUN", "v1", begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := append(first, EmptyFile("RUN", FileBytes)[FileBlockBytes:]...)
+	if len(all) != FileBytes || !IsFileBlock("RUN", 0, first) {
+		t.Fatalf("a file that has begun has %d bytes, its first block is one: %v", len(all), IsFileBlock("RUN", 0, first))
+	}
+	last, err := ParseFile("f", all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := last.Record; r.Outcome != "failed" || r.RunID != "RUN" || r.Error != "a run began at 2025-03-04T05:06:07Z and left no report" {
+		t.Errorf("ParseFile(begun) = %+v; want a failed run that began then", r)
+	}
+	filled, err := FileBlocks("RUN", FileBytes, &Record{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		block []byte
+		want  FileState
+	}{{EmptyFile("RUN", FileBytes), FileEmpty}, {first, FileBegun}, {filled[0], FileFilled}, {EmptyFile("RUM", FileBytes), ""}, {nil, ""}, {make([]byte, FileBlockBytes), ""}} {
+		if got, err := FileStateOf("RUN", tt.block); got != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("FileStateOf(%.40q) = %q, %v; want %q", tt.block, got, err, tt.want)
+		}
+	}
+}
+
 func FuzzParseFile(f *testing.F) {
 	blocks, err := FileBlocks("RUN", 2*FileBlockBytes, &Record{}, []byte("log"))
 	if err != nil {
