@@ -58,6 +58,22 @@ type MachineIdentity struct {
 	Firmware string `json:"firmware,omitempty"` // "bios" or "uefi"
 }
 
+// Differs names the first way in which a machine is not the expected one, or returns "".
+// What is not expected is not compared.
+func (want MachineIdentity) Differs(found MachineIdentity) string {
+	for _, f := range []struct{ what, want, found string }{
+		{"vendor", want.Vendor, found.Vendor},
+		{"product", want.Product, found.Product},
+		{"board", want.Board, found.Board},
+		{"firmware", want.Firmware, found.Firmware},
+	} {
+		if f.want != "" && f.want != f.found {
+			return fmt.Sprintf("%s %q, expected %q", f.what, f.found, f.want)
+		}
+	}
+	return ""
+}
+
 // JobKernel is a kernel that can be started without a boot loader.
 type JobKernel struct {
 	Kernel  Source `json:"kernel"`

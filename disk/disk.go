@@ -237,3 +237,10 @@ func readInt(path string) (int64, error) {
 	}
 	return strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 }
+
+// Discards tells whether a disk can be told that blocks are not needed:
+// Documentation/ABI/stable/sysfs-block, queue/discard_max_bytes.
+func (s Sysfs) Discards(d *Disk) bool {
+	most := readText(filepath.Join(s.sys(), "block", d.Name, "queue/discard_max_bytes"))
+	return most != "" && most != "0"
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // once is left behind by the first fault, so that a run that is tried again goes on.
@@ -15,7 +16,8 @@ const once = "/run/reimager/fault"
 
 // At breaks the run if the kernel command line has reimager.fault=KIND@POINT:
 // "panic" in another goroutine, "nil" for a fault of the processor, "kill" for
-// the way the kernel ends a process that uses too much memory.
+// the way the kernel ends a process that uses too much memory, "hang" for a thread that
+// goes no further.
 func At(point string) {
 	cmdline, _ := os.ReadFile("/proc/cmdline")
 	for _, word := range strings.Fields(string(cmdline)) {
@@ -41,6 +43,21 @@ func At(point string) {
 		case "kill":
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
+		case "hang":
+			select {}
 		}
 	}
+}
+
+// Duration is a duration that reimager.NAME=DURATION on the kernel command line shortens.
+func Duration(name string, usual time.Duration) time.Duration {
+	cmdline, _ := os.ReadFile("/proc/cmdline")
+	for _, word := range strings.Fields(string(cmdline)) {
+		if value, ok := strings.CutPrefix(word, "reimager."+name+"="); ok {
+			if d, err := time.ParseDuration(value); err == nil {
+				return d
+			}
+		}
+	}
+	return usual
 }

@@ -22,6 +22,7 @@ func main() { os.Exit(run(os.Args, os.Getpid())) }
 const (
 	workerName    = "reimager-worker"
 	startVariable = "REIMAGER_STARTED" // when PID 1 began, for the worker
+	didVariable   = "REIMAGER_DID"     // what the machine does about the end of the run
 	jobGather     = "gather"           // the whole run
 	jobResume     = "resume"           // from the write on, with what is in RAM
 	jobUndo       = "undo"             // unmount, and report into the old system

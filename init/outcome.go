@@ -20,13 +20,37 @@ type Ending struct {
 	Failure  *Failure // what the worker said; nil if it said nothing
 	Crash    string   // how it died without a word; "" if it did not
 	Attempts int      // how often the write was begun, this one included
+	Over     *Over    // the run was not done, or not again
+	// Rehearsed says that all was done that comes before casting off, and passed.
+	Rehearsed bool
 }
+
+// Over is what a worker says when this run is over already.
+type Over struct {
+	Why   string `json:"why"`
+	New   bool   `json:"new,omitempty"` // the new system is on the disk
+	Leave Leave  `json:"leave"`
+	// Stuck says why there is no way to the system that is on the disk; only with Stay.
+	Stuck string `json:"stuck,omitempty"`
+}
+
+// Leave is how a machine gets to the system that is on its disk.
+type Leave string
+
+// The ways. A machine whose boot loader would come back here needs kexec.
+const (
+	ByReboot Leave = "reboot"
+	ByKexec  Leave = "kexec" // a kernel is loaded
+	Stay     Leave = "stay"  // there is no way
+)
 
 // Failure is what a worker says when it cannot go on.
 type Failure struct {
 	Error string   `json:"error"`
 	Hints []string `json:"hints,omitempty"`
 	Stage string   `json:"stage"`
+	// Back says that somebody wants the old system, whatever the configuration says.
+	Back bool `json:"back,omitempty"`
 }
 
 // Action is what the machine does next.
@@ -50,7 +74,8 @@ const maxAttempts = 3
 // decide is the one place where a failure gets its meaning. Before casting off the
 // old system is whole, so the machine goes back to it. After it nothing but the
 // image in RAM can save the machine, so it is never left by a reboot: it tries
-// again, and then holds, with image and retained files still in RAM.
+// again, and then holds, with image and retained files still in RAM. A run that is over
+// leads to the system that it has left, and a machine that knows no way there holds.
 func decide(c config.Failure, e Ending) Action {
 	failed := e.Failure != nil || e.Crash != ""
 	switch {
@@ -61,6 +86,12 @@ func decide(c config.Failure, e Ending) Action {
 			return TryAgain
 		}
 		return Hold
+	case e.Over != nil && e.Over.Leave == Stay:
+		return Hold
+	case e.Over != nil && e.Over.New:
+		return GoOn
+	case e.Over != nil || e.Failure != nil && e.Failure.Back:
+		return GoBack
 	case failed && c.BeforeWrite == "hold":
 		return Hold
 	}
@@ -69,6 +100,14 @@ func decide(c config.Failure, e Ending) Action {
 
 // holdText tells whoever stands before a machine that holds what to do.
 func holdText(e Ending) []string {
+	if e.Over != nil && e.Phase != PhaseCastOff {
+		return []string{
+			"THE MACHINE HOLDS: this run is over, the boot loader started it again,",
+			"and no other way was found to the system that is on the disk.",
+			"Nothing was changed. Choose another entry in the boot menu, or start a rescue system and",
+			"remove next_entry from GRUB's environment: grub-editenv GRUBENV unset next_entry",
+		}
+	}
 	if e.Phase != PhaseCastOff {
 		return []string{
 			"THE MACHINE HOLDS: the reimage failed before anything was changed.",

@@ -26,6 +26,16 @@ func TestDecide(t *testing.T) {
 		{"failed in the last write", usual, Ending{Phase: PhaseCastOff, Failure: failed, Attempts: maxAttempts}, Hold},
 		{"failed in write, hold", careful, Ending{Phase: PhaseCastOff, Failure: failed, Attempts: 1}, Hold},
 		{"ended in write without a word", usual, Ending{Phase: PhaseCastOff, Attempts: 1}, TryAgain},
+		{"rehearsed", usual, Ending{Phase: PhaseGather, Rehearsed: true}, GoBack},
+		{"rehearsed, hold", careful, Ending{Phase: PhaseGather, Rehearsed: true}, GoBack},
+		{"crashed after it was rehearsed, hold", careful, Ending{Phase: PhaseGather, Rehearsed: true, Crash: "signal 9"}, Hold},
+		{"cancelled, hold", careful, Ending{Phase: PhaseWake, Failure: &Failure{Error: "x", Back: true}}, GoBack},
+		{"over, gate closed", usual, Ending{Phase: PhaseWake, Over: &Over{Leave: ByReboot}}, GoBack},
+		{"over, gate open", careful, Ending{Phase: PhaseWake, Over: &Over{Leave: ByKexec}}, GoBack},
+		{"over, new system", usual, Ending{Phase: PhaseWake, Over: &Over{Leave: ByKexec, New: true}}, GoOn},
+		{"over, no way", usual, Ending{Phase: PhaseWake, Over: &Over{Leave: Stay}}, Hold},
+		{"over, no way to the new system", usual, Ending{Phase: PhaseWake, Over: &Over{Leave: Stay, New: true}}, Hold},
+		{"over, and it does not end", usual, Ending{Phase: PhaseWake, Over: &Over{Leave: ByKexec}, Crash: "signal 9"}, GoBack},
 		{"landed", usual, Ending{Phase: PhaseLanded, Attempts: 1}, GoOn},
 		{"crashed after landing", usual, Ending{Phase: PhaseLanded, Crash: "signal 11", Attempts: 1}, GoOn},
 		{"failed after landing, hold", careful, Ending{Phase: PhaseLanded, Failure: failed, Attempts: 3}, GoOn},
@@ -41,8 +51,8 @@ func TestNeverBackAfterCastOff(t *testing.T) {
 	for _, before := range []config.Choice{"reboot", "hold"} {
 		for _, after := range []config.Choice{"retry", "hold"} {
 			for attempts := range maxAttempts + 2 {
-				for _, crash := range []string{"", "signal 9"} {
-					e := Ending{Phase: PhaseCastOff, Crash: crash, Attempts: attempts}
+				for _, e := range []Ending{{}, {Crash: "signal 9"}, {Rehearsed: true}, {Over: &Over{Leave: ByReboot}}, {Failure: &Failure{Back: true}}} {
+					e.Phase, e.Attempts = PhaseCastOff, attempts
 					got := decide(config.Failure{BeforeWrite: before, AfterWrite: after}, e)
 					if got != TryAgain && got != Hold {
 						t.Errorf("decide(%s, %s, %+v) = %s; want to write again or to hold", before, after, e, got)

@@ -15,7 +15,10 @@ type message struct {
 	Phase  Phase    `json:"phase,omitempty"`
 	Failed *Failure `json:"failed,omitempty"`
 	// Event is for the screen, which PID 1 draws.
-	Event *report.Event `json:"event,omitempty"`
+	Event     *report.Event `json:"event,omitempty"`
+	Over      *Over         `json:"over,omitempty"`
+	Rehearsed bool          `json:"rehearsed,omitempty"`
+	Alive     bool          `json:"alive,omitempty"` // something moves
 }
 
 // messagePipe is the file descriptor that a worker finds its pipe on.
@@ -32,8 +35,8 @@ func say(pipe *os.File, m message) error {
 	return nil
 }
 
-// hear applies what a worker says to e and passes it to show, until it has said its last word: that it
-// failed or that it landed, or nothing more because it has ended.
+// hear applies what a worker says to e and passes it to show, until it has said its last
+// word: how it ended, or nothing more because it has ended.
 func hear(pipe *os.File, e *Ending, show func(message)) {
 	lines := bufio.NewReader(pipe)
 	for {
@@ -51,8 +54,12 @@ func hear(pipe *os.File, e *Ending, show func(message)) {
 		if m.Failed != nil {
 			e.Failure = m.Failed
 		}
+		if m.Over != nil {
+			e.Over = m.Over
+		}
+		e.Rehearsed = e.Rehearsed || m.Rehearsed
 		show(m)
-		if m.Failed != nil || m.Phase == PhaseLanded {
+		if m.Failed != nil || m.Over != nil || m.Rehearsed || m.Phase == PhaseLanded {
 			return
 		}
 	}

@@ -29,12 +29,15 @@ type supervisor struct {
 	config  config.Config
 	page    *screen.Page  // nil: none
 	shells  map[int]shell // by pid
+	did     Action        // about the end of the run, for its record
 
 	mu     sync.Mutex // held while a worker starts, so that its end cannot be missed
 	worker int        // pid
 	ended  chan unix.WaitStatus
 
 	children chan struct{} // holds a token when a child was started
+
+	pulse pulse
 }
 
 // shell is a diagnosis shell.
@@ -110,16 +113,18 @@ func (s *supervisor) run() {
 		s.tell(e, action)
 		switch action {
 		case GoBack:
-			s.undo(e)
-			s.reboot()
+			if e.Over == nil {
+				s.undo(e, action)
+			}
+			s.leave(e)
 		case TryAgain:
 			e.Attempts++
 			job = jobResume
 		case GoOn:
-			s.reboot()
+			s.leave(e)
 		case Hold:
-			if e.Phase != PhaseCastOff {
-				s.undo(e)
+			if e.Phase != PhaseCastOff && e.Over == nil {
+				s.undo(e, action)
 			}
 			s.hold(e)
 		}
@@ -143,24 +148,68 @@ func (s *supervisor) runWorker(job string, e *Ending) {
 		e.Crash = fmt.Sprintf("start a worker: %v", err)
 		return
 	}
-	if job == jobUndo {
-		defer time.AfterFunc(undoTime, func() { unix.Kill(pid, unix.SIGKILL) }).Stop()
+	said, heard := *e, make(chan struct{})
+	s.pulse.beat(e.Phase)
+	go func() {
+		hear(r, &said, func(m message) {
+			s.pulse.hear(m)
+			s.show(m)
+		})
+		close(heard)
+	}()
+	stalled := s.listen(job, heard)
+	if stalled != "" {
+		s.report.Printf("warning: %s; it is killed", stalled)
+		unix.Kill(pid, unix.SIGKILL)
+		select {
+		case <-heard:
+		case <-time.After(lastWords):
+			r.Close() // hear returns
+			<-heard
+		}
 	}
-	hear(r, e, s.show)
+	*e = said
 	var status unix.WaitStatus
 	select {
 	case status = <-s.ended:
 	case <-time.After(lastWords):
+		if stalled != "" {
+			e.Crash = stalled + " and cannot be killed: it hangs in the kernel"
+			return
+		}
 		// It has said how it ended but does not end: one of its threads hangs in the
 		// kernel, in a driver perhaps. Nobody waits for it.
 		s.report.Printf("warning: the worker has said its last word but does not end")
 		return
 	}
 	switch {
+	case stalled != "":
+		e.Crash = stalled
 	case status.Signaled():
 		e.Crash = fmt.Sprintf("the worker died of signal %d (%s)", status.Signal(), status.Signal())
 	case status.ExitStatus() != 0 && e.Failure == nil:
 		e.Crash = fmt.Sprintf("the worker ended with status %d", status.ExitStatus())
+	}
+}
+
+// listen returns when a worker has said its last word, or says why it is not waited for
+// any longer.
+func (s *supervisor) listen(job string, heard <-chan struct{}) (stalled string) {
+	began, limit := time.Now(), patience()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-heard:
+			return ""
+		case now := <-tick.C:
+			if s.pulse.silent(now) > limit {
+				return fmt.Sprintf("the worker made no progress for %s", limit)
+			}
+			if job == jobUndo && now.Sub(began) > undoTime {
+				return fmt.Sprintf("the way back took longer than %s", undoTime)
+			}
+		}
 	}
 }
 
@@ -169,7 +218,7 @@ func (s *supervisor) runWorker(job string, e *Ending) {
 const lastWords = 10 * time.Second
 
 // undo leaves the old system as it was, with a report of how the run ended.
-func (s *supervisor) undo(e Ending) {
+func (s *supervisor) undo(e Ending, a Action) {
 	if e.Crash != "" {
 		// The worker has left no record, or one that does not know of its end.
 		record := &report.Record{Format: report.RecordFormat, Version: version, Outcome: "failed", Stage: string(e.Phase), Error: e.Crash}
@@ -177,6 +226,7 @@ func (s *supervisor) undo(e Ending) {
 			s.report.Printf("warning: %v", err)
 		}
 	}
+	s.did = a
 	back := Ending{Phase: e.Phase, Attempts: e.Attempts}
 	s.runWorker(jobUndo, &back)
 	if back.Failure != nil {
@@ -192,7 +242,7 @@ func (s *supervisor) startWorker(job string, attempt int, pipe *os.File) (pid in
 	defer s.mu.Unlock()
 	p, err := os.StartProcess("/proc/self/exe", []string{workerName, job, strconv.Itoa(attempt)}, &os.ProcAttr{
 		Files: []*os.File{nil, s.log, s.log, pipe}, // the log takes the trace of a panic
-		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", startVariable + "=" + s.started},
+		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", startVariable + "=" + s.started, didVariable + "=" + s.did.String()},
 	})
 	if err != nil {
 		return 0, err
@@ -218,6 +268,15 @@ func (s *supervisor) tell(e Ending, a Action) {
 		for _, h := range e.Failure.Hints {
 			s.report.Printf("hint: %s", h)
 		}
+	}
+	switch {
+	case e.Over != nil:
+		s.report.Printf("over     %s; nothing was done", e.Over.Why)
+		if e.Over.Stuck != "" {
+			s.report.Printf("FAILED   %s", e.Over.Stuck)
+		}
+	case e.Rehearsed && e.Crash == "":
+		s.report.Printf("rehearsed: this machine can be replaced")
 	}
 	s.report.Milestone(fmt.Sprintf("outcome %s (after %s, attempt %d)", a, e.Phase, e.Attempts),
 		"outcome", a.String(), "after", string(e.Phase), "attempt", strconv.Itoa(e.Attempts))
@@ -304,8 +363,18 @@ func (s *supervisor) born() {
 	}
 }
 
-// reboot leaves this system for the one on the disk.
-func (s *supervisor) reboot() {
+// leave ends this system for the one on the disk.
+func (s *supervisor) leave(e Ending) {
+	if e.Over != nil && e.Over.Leave == ByKexec {
+		s.report.Printf("kexec")
+		s.report.Flush()
+		// Nothing is mounted any more; what cannot be started here could not be by a
+		// reboot either, which would come back here.
+		err := boot.StartKexec()
+		e.Over = &Over{Why: e.Over.Why, Leave: Stay, Stuck: err.Error()}
+		s.report.Printf("FAILED   %v", err)
+		s.hold(e)
+	}
 	s.report.Printf("reboot")
 	s.report.Flush()
 	s.page.Flush()
@@ -320,6 +389,7 @@ func (s *supervisor) reboot() {
 
 // hold keeps the machine, its memory and its message.
 func (s *supervisor) hold(e Ending) {
+	s.pulse.hold()
 	for {
 		for _, line := range holdText(e) {
 			s.report.Printf("%s", line)

@@ -12,7 +12,7 @@ import (
 	"reimager/wake"
 )
 
-// recordFile is where a worker that failed leaves its record for the one that undoes.
+// recordFile is where a worker that comes back leaves its record for the one that undoes.
 const recordFile = wake.RunDir + "/record.json"
 
 func saveRecord(r *report.Record) error {
@@ -38,7 +38,7 @@ func undo(r *stages.Run) error {
 		return errors.Join(unmounted, err)
 	}
 	err := r.LoadJob(ctx)
-	failed.RunID = r.Record.RunID
+	failed.RunID, failed.Did = r.Record.RunID, os.Getenv(didVariable)
 	*r.Record = failed
 	if err != nil || r.Job == nil {
 		return errors.Join(unmounted, err)

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,7 +58,8 @@ func work(job, attempt string) int {
 	if e := saveRecord(r.Record); e != nil {
 		r.Report.Printf("warning: %v", e)
 	}
-	if e := say(pipe, message{Failed: &Failure{r.Record.Error, r.Record.Hints, r.Record.Stage}}); e != nil {
+	failure := &Failure{Error: r.Record.Error, Hints: r.Record.Hints, Stage: r.Record.Stage, Back: errors.Is(err, stages.ErrCancelled)}
+	if e := say(pipe, message{Failed: failure}); e != nil {
 		r.Report.Printf("FAILED   %s", report.Explain(err))
 	}
 	return 1
@@ -77,14 +80,52 @@ func reimage(r *stages.Run, pipe *os.File) error {
 	if err := wakeUp(ctx, r); err != nil {
 		return err
 	}
-	if err := say(pipe, message{Phase: PhaseGather}); err != nil {
-		return err
+	begun, err := r.Begin(ctx)
+	var over *stages.OverError
+	if errors.As(err, &over) {
+		return leave(ctx, r, pipe, over)
 	}
-	gathered, err := r.Gather(ctx)
 	if err != nil {
 		return err
 	}
+	if err := say(pipe, message{Phase: PhaseGather}); err != nil {
+		return err
+	}
+	gathered, err := r.Gather(ctx, begun)
+	if err != nil {
+		return err
+	}
+	if begun.Rehearse() {
+		return rehearse(ctx, r, pipe, gathered)
+	}
 	return finish(ctx, r, pipe, gathered)
+}
+
+// rehearse ends a run at the point of no return.
+func rehearse(ctx context.Context, r *stages.Run, pipe *os.File, gathered *stages.Gathered) error {
+	if err := r.Rehearse(ctx, gathered); err != nil {
+		return err
+	}
+	if err := saveRecord(r.Record); err != nil {
+		return err
+	}
+	return say(pipe, message{Rehearsed: true})
+}
+
+// leave finds the way to the system that is on the disk, for a run that is over.
+func leave(ctx context.Context, r *stages.Run, pipe *os.File, over *stages.OverError) error {
+	m := Over{Why: over.Why, New: over.New, Leave: ByReboot}
+	if !over.Closed {
+		load := r.LoadOld
+		if over.New {
+			load = r.LoadNew
+		}
+		m.Leave = ByKexec
+		if err := load(ctx); err != nil {
+			m.Leave, m.Stuck = Stay, report.Explain(err)
+		}
+	}
+	return say(pipe, message{Over: &m})
 }
 
 // resume begins again with the write; what was gathered is in RAM.
@@ -135,6 +176,7 @@ func wakeUp(ctx context.Context, r *stages.Run) error {
 	if err != nil {
 		return err
 	}
+	r.Uevents.OnLook(r.Report.Moves) // what is waited for has a time limit of its own
 	// Not waited for: a disk whose driver is there need not wait for other drivers.
 	go func() {
 		if err := r.Drivers.Start(ctx); err != nil {
@@ -158,6 +200,17 @@ func wakeSeconds() float64 {
 	return (sinceBoot() - time.Duration(started)).Seconds()
 }
 
+// alive tells PID 1 that something moves, at most once a second.
+func alive(pipe *os.File) func() {
+	var last atomic.Int64
+	return func() {
+		now := time.Now().UnixNano()
+		if was := last.Load(); now-was > int64(time.Second) && last.CompareAndSwap(was, now) {
+			_ = say(pipe, message{Alive: true}) // a PID 1 that does not listen has its reasons
+		}
+	}
+}
+
 func newRun(pipe *os.File, attempt string) (*stages.Run, error) {
 	record := &report.Record{Format: report.RecordFormat, Version: version, Started: time.Now().UTC(), Stage: "wake"}
 	r := &stages.Run{
@@ -174,6 +227,7 @@ func newRun(pipe *os.File, attempt string) (*stages.Run, error) {
 	r.Report = newReporter(log, kmsg, console())
 	// What does not reach PID 1 is not on the screen, and stops nothing.
 	r.Report.Watch(func(e report.Event) { _ = say(pipe, message{Event: &e}) })
+	r.Report.OnProgress(alive(pipe))
 	n, err := strconv.Atoi(attempt)
 	record.Attempts = n - 1 // Write counts the one that it begins
 	return r, err

@@ -59,7 +59,7 @@ func unarm(grub *boot.GRUB) error {
 func disarm(grub *boot.GRUB) error {
 	all := []error{unarm(grub)}
 	folder := folderOf(grub)
-	for _, name := range []string{kernelName, initrdName, gateName, jobName, "."} {
+	for _, name := range []string{gateName, kernelName, initrdName, jobName, "."} {
 		// A folder with files of somebody else's stays.
 		if err := os.Remove(filepath.Join(folder, name)); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
 			all = append(all, err)

@@ -69,7 +69,7 @@ func install(grub *boot.GRUB, r *check.Release, job *config.Job, kexec bool) err
 	if kexec {
 		return loadKexec(kernel, initrd, cmdline)
 	}
-	return installEntry(grub, kernel, cmdline)
+	return installEntry(grub, kernel, job.RunID, cmdline)
 }
 
 // writeJob leaves the job, and says where the initrd finds it.
@@ -89,23 +89,17 @@ func writeJob(job *config.Job, folder string) (config.Source, error) {
 	return at.Source(), nil
 }
 
-// The variables of the gate, an environment block of GRUB's beside the job: the run
-// may begin while it says that it is armed, for this run.
-const (
-	gateName  = "gate"
-	gateState = "reimager_gate"
-	gateRun   = "reimager_run"
-	gateArmed = "armed"
-)
+// gateName is the gate of the run, beside its job.
+const gateName = "gate"
 
 // writeGate leaves the gate, armed, and names it in the job.
 func writeGate(job *config.Job, folder string) error {
-	env := &boot.Env{}
-	if err := errors.Join(env.Set(gateState, gateArmed), env.Set(gateRun, job.RunID)); err != nil {
-		return fmt.Errorf("make gate: %w", err)
+	block, err := boot.Gate(job.RunID, boot.GateArmed)
+	if err != nil {
+		return err
 	}
 	name := filepath.Join(folder, gateName)
-	if err := renameio.WriteFile(name, env.Encode(), 0o600); err != nil {
+	if err := renameio.WriteFile(name, block, 0o600); err != nil {
 		return fmt.Errorf("make gate: %w", err)
 	}
 	at, err := check.Locate(name)
@@ -117,7 +111,7 @@ func writeGate(job *config.Job, folder string) error {
 }
 
 // installEntry has GRUB start kernel and initrd once.
-func installEntry(grub *boot.GRUB, kernel string, cmdline []string) error {
+func installEntry(grub *boot.GRUB, kernel, runID string, cmdline []string) error {
 	k, err := check.Locate(kernel)
 	if err != nil {
 		return err
@@ -125,6 +119,7 @@ func installEntry(grub *boot.GRUB, kernel string, cmdline []string) error {
 	err = grub.InstallEntry(boot.Entry{
 		ID: check.EntryID, Title: "Replace the operating system (reimager)", FSUUID: k.UUID, FSType: k.Type,
 		Kernel: k.Path, Initrd: filepath.Join(filepath.Dir(k.Path), initrdName), Cmdline: cmdline,
+		Gate: filepath.Join(filepath.Dir(k.Path), gateName), RunID: runID,
 	})
 	if err != nil {
 		return err

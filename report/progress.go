@@ -54,6 +54,7 @@ func (r *Reporter) Progress(what string, total int64) *Progress {
 
 // Add counts n more bytes.
 func (p *Progress) Add(n int64) {
+	p.r.Moves()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done += n

@@ -23,6 +23,7 @@ type Reporter struct {
 
 	watching sync.Mutex
 	watch    func(Event) // nil: nobody
+	moves    func()      // may be nil
 }
 
 // New returns a reporter. log takes every line; kmsg, which may be nil, takes one
@@ -36,6 +37,17 @@ func (r *Reporter) AddScreen(w io.Writer) { r.consoles = append(r.consoles, newC
 
 // AddSerial adds a console that gets whole lines only.
 func (r *Reporter) AddSerial(w io.Writer) { r.consoles = append(r.consoles, newConsole(w, false)) }
+
+// OnProgress has f called, from any goroutine and often, whenever a run says that it
+// gets on: with each line and with each byte that it counts. Set it before the first.
+func (r *Reporter) OnProgress(f func()) { r.moves = f }
+
+// Moves says that something moves that is not told of otherwise.
+func (r *Reporter) Moves() {
+	if r.moves != nil {
+		r.moves()
+	}
+}
 
 // Printf writes one line to the log and to all consoles.
 func (r *Reporter) Printf(format string, args ...any) {
@@ -65,6 +77,7 @@ func (r *Reporter) Kernel(format string, args ...any) {
 }
 
 func (r *Reporter) line(text string, show bool) {
+	r.Moves()
 	stamp := fmt.Sprintf("[%8.3f] ", time.Since(r.start).Seconds())
 	r.mu.Lock()
 	defer r.mu.Unlock()

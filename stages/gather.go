@@ -28,8 +28,11 @@ type gathered struct {
 	Boot         bootable       `json:"boot"`
 	Table        disk.Table     `json:"table"` // of the image
 	ArchiveBytes int64          `json:"archive_bytes"`
-	OldRoot      string         `json:"old_root"` // UUID of its filesystem
-	Record       *report.Record `json:"record"`   // as it was at the end of gather
+	Files        int            `json:"files"`      // retained
+	FileBytes    int64          `json:"file_bytes"` // of their content
+	Manifest     string         `json:"manifest"`   // digest of the release's; "": a bare image
+	OldRoot      string         `json:"old_root"`   // UUID of its filesystem
+	Record       *report.Record `json:"record"`     // as it was at the end of gather
 }
 
 // Where image and archive lie in RAM.
@@ -40,12 +43,12 @@ const (
 	ramState   = ramDir + "/gathered.json"
 )
 
-// Gather reads the job, finds the target and the old root, brings retained files and image into
+// Gather finds the target and the old root, brings retained files and image into
 // RAM and checks all that can be checked. It changes nothing on the disk but what
 // mounting read-only does by itself: a dirty journal is replayed.
-func (r *Run) Gather(ctx context.Context) (_ *Gathered, err error) {
+func (r *Run) Gather(ctx context.Context, _ *Begun) (_ *Gathered, err error) {
 	done := r.stage("gather")
-	if err := r.LoadJob(ctx); err != nil {
+	if err := r.checkMachine(); err != nil {
 		return nil, err
 	}
 	if err := r.checkHooks(); err != nil {

@@ -113,6 +113,9 @@ func (r *Run) offerRelease(root *os.Root, name string, source config.Source, tar
 		r.warn("the release is not signed, and the configuration allows it")
 	}
 	r.Report.Printf("release  %s, counter %d", m, m.Counter)
+	if err := r.checkManifest(release.Digest.String()); err != nil {
+		return fmt.Errorf("check release %s: %w", source, err)
+	}
 	if err := m.CheckCompatible(r.Config.Machine.Compatible); err != nil {
 		return err
 	}
@@ -132,6 +135,9 @@ func (r *Run) offerRelease(root *os.Root, name string, source config.Source, tar
 func (r *Run) offerImage(root *os.Root, name string, source config.Source, use func(*offer) error) error {
 	if len(r.Config.Machine.Compatible) > 0 {
 		return report.Hint(fmt.Errorf("open image %s: the configuration names compatible machines, and a bare image says nothing of them", source), "pack it into a release with imagebuild pack --compatible")
+	}
+	if err := r.checkManifest(""); err != nil {
+		return fmt.Errorf("check image %s: %w", source, err)
 	}
 	signature, err := r.signature(root, name)
 	if err != nil {

@@ -2,22 +2,17 @@ package stages
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
-	"reimager/disk"
 	"reimager/report"
-	"reimager/wake"
 )
 
-// ReportBack writes the record and log of a failed run into the file that
+// ReportBack writes the record and log of a run that came back into the file that
 // `reimager arm` preallocated on the old system. The filesystem is not mounted for
 // writing: the file's blocks are overwritten where they lie, each after a look
-// that it is one of that file.
+// that it is one of that file. A report that is there stays: it is of an earlier start.
 func (r *Run) ReportBack(ctx context.Context) error {
 	source := r.Job.Report.Source
 	if source.IsZero() {
@@ -27,20 +22,17 @@ func (r *Run) ReportBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !disk.InPlace(p.fs) {
-		return fmt.Errorf("leave a report on %s: files there cannot be overwritten in place", p)
-	}
-	if err := r.mount(ctx, p, sourceDir, unix.MS_RDONLY); err != nil {
+	file, err := r.lookAt(ctx, p, source, report.FileBlockBytes)
+	if err != nil {
 		return err
 	}
-	var extents []disk.Extent
-	err = openBeneath(sourceDir, source, func(f *os.File) error {
-		var err error
-		extents, err = disk.Extents(f)
+	state, err := report.FileStateOf(r.Job.RunID, file.begin)
+	if err != nil {
 		return err
-	})
-	if err := errors.Join(err, wake.UnmountBelow(sourceDir)); err != nil {
-		return err
+	}
+	if state == report.FileFilled {
+		r.Report.Printf("report   there is one in the old system, which stays")
+		return nil
 	}
 	log, err := os.ReadFile(r.LogFile)
 	if err != nil {
@@ -52,7 +44,7 @@ func (r *Run) ReportBack(ctx context.Context) error {
 		return err
 	}
 	isOurs := func(index int, block []byte) bool { return report.IsFileBlock(r.Job.RunID, index, block) }
-	if err := disk.OverwriteExtents(p.part.Path, extents, report.FileBlockBytes, blocks, isOurs); err != nil {
+	if err := file.overwrite(report.FileBlockBytes, blocks, isOurs); err != nil {
 		return err
 	}
 	r.Report.Printf("report   left in %s on the old system", strings.TrimPrefix(source.Path, "/"))

@@ -56,7 +56,7 @@ func (r *Run) Restore(ctx context.Context, w *Written) (*Restored, error) {
 		return nil, err
 	}
 	done(w.ArchiveBytes)
-	r.Record.Outcome = "restored"
+	r.Record.Outcome, r.Record.Did = "restored", "boot the new system"
 	r.notePeak()
 	return &Restored{w}, r.leaveLog(ctx, root, w)
 }

@@ -1,8 +1,8 @@
-// Package stages is the reimage itself: gather, write, restore, land. Each stage
+// Package stages is the reimage itself: begin, gather, write, restore, land. Each stage
 // takes what only the stage before it can make, so that a wrong order does not
 // compile:
 //
-//	Gather → *Gathered → Write → *Written → Restore → *Restored → Land
+//	Begin → *Begun → Gather → *Gathered → Write → *Written → Restore → *Restored → Land
 package stages
 
 import (
@@ -91,16 +91,13 @@ func (r *Run) LoadBaked() error {
 	return nil
 }
 
-// JobParameter is the kernel parameter that names the job: DEVICE:/path.
-const JobParameter = "reimager.job"
-
 // LoadJob reads the job that the kernel command line names, if it names one.
 func (r *Run) LoadJob(ctx context.Context) error {
-	value, err := wake.Cmdline(JobParameter)
-	if err != nil || value == "" {
+	p, err := ReadParameters()
+	if err != nil || p.Job == "" {
 		return err
 	}
-	source, err := config.ParseSource(value)
+	source, err := config.ParseSource(p.Job)
 	if err != nil {
 		return fmt.Errorf("read kernel parameter %s: %w", JobParameter, err)
 	}

@@ -3,6 +3,7 @@ package stages
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -92,6 +93,15 @@ func readAtMost(f io.Reader, limit int64) ([]byte, error) {
 		err = fmt.Errorf("longer than %s", disk.Size(limit))
 	}
 	return text, err
+}
+
+// readUpTo fills b, and tells how much of it a shorter file has filled.
+func readUpTo(f io.Reader, b []byte) (int, error) {
+	n, err := io.ReadFull(f, b)
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, err
 }
 
 // NoteMachine fills in what the record says of the machine.

@@ -50,9 +50,11 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, from *of
 	}
 	r.Report.Tell(report.Event{Work: &work})
 	if plan != nil {
-		if g.ArchiveBytes, err = r.capture(ctx, plan); err != nil {
+		summary, err := r.capture(ctx, plan)
+		if err != nil {
 			return err
 		}
+		g.ArchiveBytes, g.Files, g.FileBytes = summary.ArchiveBytes, len(summary.Entries), summary.ContentBytes
 	}
 	return r.takeImage(ctx, g, from, spare)
 }
@@ -135,23 +137,23 @@ func mountRAM(imageBytes, archiveBytes, stateBytes int64) (spare int64, err erro
 	return spare, nil
 }
 
-func (r *Run) capture(ctx context.Context, plan *retain.Plan) (int64, error) {
+func (r *Run) capture(ctx context.Context, plan *retain.Plan) (*retain.Summary, error) {
 	out, err := os.OpenFile(ramArchive, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return 0, fmt.Errorf("make archive: %w", err)
+		return nil, fmt.Errorf("make archive: %w", err)
 	}
 	bar := r.Report.Progress("retain", plan.ArchiveBytes)
 	last := int64(0)
 	summary, err := retain.Capture(ctx, plan, out, func(n int64) { bar.Add(n - last); last = n })
 	if err := errors.Join(err, out.Close()); err != nil {
-		return 0, err
+		return nil, err
 	}
 	bar.Done()
 	r.Report.Printf("retain   %d files and directories, %s", len(summary.Entries), disk.Size(summary.ContentBytes))
 	for _, e := range summary.Entries {
 		r.Report.Detail("retain   %s %s %s %s:%s", e.Type, e.Mode, e.Path, e.Owner, e.Group)
 	}
-	return summary.ArchiveBytes, nil
+	return &summary, nil
 }
 
 // takeImage copies the image into RAM and, from the very same bytes, checks digest or
@@ -186,6 +188,7 @@ func (r *Run) takeImage(ctx context.Context, g *Gathered, from *offer, spare int
 	}
 	if from.release != nil {
 		m := from.release.Manifest
+		g.Manifest = from.release.Digest.String()
 		r.Record.Image.Name, r.Record.Image.Version, r.Record.Image.Counter = m.Name, m.Version, m.Counter
 	}
 	if g.Decoded {

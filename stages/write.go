@@ -22,18 +22,11 @@ type Written struct{ *Gathered }
 // gone. What firmware boots a disk by is held back until the machine lands.
 func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 	r.Record.Attempts++
-	dev, err := r.openDisk(ctx, g.Disk.Path)
+	dev, err := r.openTarget(ctx, g)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	if dev.Bytes() != g.Disk.Bytes || dev.SectorSize() != g.Disk.SectorSize {
-		return nil, fmt.Errorf("open %s: %d bytes in sectors of %d, expected %d in %d", dev.Path(), dev.Bytes(), dev.SectorSize(), g.Disk.Bytes, g.Disk.SectorSize)
-	}
-	// What the engine would refuse has to be known while there is a way back.
-	if err := r.job(g, dev).Check(); err != nil {
-		return nil, err
-	}
 	done := r.stage("write")
 	if err := r.castOff(g, dev); err != nil {
 		return nil, err
@@ -48,11 +41,30 @@ func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 	if err := r.readBack(ctx, g, dev); err != nil {
 		return nil, err
 	}
+	r.Record.ReadBack = true
 	done(g.Map.MappedBytes())
 	if err := r.partitions(ctx, g, dev); err != nil {
 		return nil, err
 	}
 	return &Written{g}, nil
+}
+
+// openTarget opens the disk that is to be written, and refuses what the engine would
+// refuse: that has to be known while there is a way back.
+func (r *Run) openTarget(ctx context.Context, g *Gathered) (*disk.Device, error) {
+	dev, err := r.openDisk(ctx, g.Disk.Path)
+	if err != nil {
+		return nil, err
+	}
+	if dev.Bytes() != g.Disk.Bytes || dev.SectorSize() != g.Disk.SectorSize {
+		err = fmt.Errorf("open %s: %d bytes in sectors of %d, expected %d in %d", dev.Path(), dev.Bytes(), dev.SectorSize(), g.Disk.Bytes, g.Disk.SectorSize)
+	} else {
+		err = r.job(g, dev).Check()
+	}
+	if err != nil {
+		return nil, errors.Join(err, dev.Close())
+	}
+	return dev, nil
 }
 
 // openDisk opens the target. What a killed program had mounted may hold it for a while

@@ -111,6 +111,17 @@ func (d *Drivers) Filesystem(ctx context.Context, kind string) error {
 	return nil
 }
 
+// Loaded names the modules that were loaded.
+func (d *Drivers) Loaded() []string {
+	var names []string
+	for _, r := range d.loader.Results() {
+		if r.Outcome == kmod.Loaded {
+			names = append(names, r.Name)
+		}
+	}
+	return names
+}
+
 // Summary says in a few words what was loaded, and what took its time.
 func (d *Drivers) Summary() string {
 	var loaded, idle int

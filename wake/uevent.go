@@ -16,7 +16,11 @@ type Uevents struct {
 	fd      int
 	changed chan struct{} // holds a token when something was said since the last look
 	alias   func(modalias string)
+	look    func() // may be nil
 }
+
+// OnLook has f called each time that Await looks: it waits, and does not hang.
+func (u *Uevents) OnLook(f func()) { u.look = f }
 
 // receiveBuffer holds what a machine full of devices says while we are busy.
 const receiveBuffer = 4 << 20
@@ -89,6 +93,9 @@ func (u *Uevents) Await(ctx context.Context, what string, timeout time.Duration,
 	tick := time.NewTicker(lookAnyway)
 	defer tick.Stop()
 	for {
+		if u.look != nil {
+			u.look()
+		}
 		ok, err := found()
 		if ok {
 			return nil

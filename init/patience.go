@@ -1,0 +1,62 @@
+package main
+
+import (
+	"sync"
+	"time"
+
+	"reimager/fault"
+)
+
+// patience is how long a worker may be without any progress before the point of no
+// return: longer than any single thing takes that it does there without saying so,
+// such as the replay of a large journal.
+func patience() time.Duration { return fault.Duration("patience", 5*time.Minute) }
+
+// pulse knows when a worker last made progress. Before casting off a machine that
+// hangs is worth more when it is started again; after it, only its memory can save it.
+type pulse struct {
+	mu    sync.Mutex
+	last  time.Time
+	phase Phase
+	held  bool // the machine holds, for somebody to look at
+}
+
+// beat notes progress.
+func (p *pulse) beat(phase Phase) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last, p.phase = time.Now(), phase
+}
+
+// move notes progress in the same phase.
+func (p *pulse) move() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last = time.Now()
+}
+
+// hear notes that a worker said something.
+func (p *pulse) hear(m message) {
+	if m.Phase != "" {
+		p.beat(m.Phase)
+		return
+	}
+	p.move()
+}
+
+// hold notes that nothing will move any more, and should not.
+func (p *pulse) hold() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held = true
+}
+
+// silent tells for how long there was no progress; 0 where that is as it should be.
+func (p *pulse) silent(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held || p.phase == PhaseCastOff || p.phase == PhaseLanded {
+		return 0
+	}
+	return now.Sub(p.last)
+}
