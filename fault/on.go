@@ -29,6 +29,9 @@ func At(point string) {
 		if at != strings.ReplaceAll(point, " ", "-") {
 			continue
 		}
+		if kind == "hang" { // again and again, beside others
+			select {}
+		}
 		if _, err := os.Stat(once); err == nil {
 			return
 		}
@@ -42,8 +45,6 @@ func At(point string) {
 			*p = 1
 		case "kill":
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
-		case "hang":
 			select {}
 		}
 	}

@@ -37,7 +37,8 @@ type supervisor struct {
 
 	children chan struct{} // holds a token when a child was started
 
-	pulse pulse
+	pulse   pulse
+	unwatch chan chan struct{} // ends watch; the inner one is closed when it has
 }
 
 // shell is a diagnosis shell.
@@ -59,7 +60,7 @@ func supervise() {
 	}()
 
 	problems := []error{wake.Mount(), wake.QuietConsole(), wake.CtrlAltDelOff()}
-	s := &supervisor{started: started, config: config.Default(), ended: make(chan unix.WaitStatus, 1), children: make(chan struct{}, 1), shells: map[int]shell{}}
+	s := &supervisor{started: started, config: config.Default(), ended: make(chan unix.WaitStatus, 1), children: make(chan struct{}, 1), shells: map[int]shell{}, unwatch: make(chan chan struct{})}
 	if c, err := config.ReadFile(config.FilePath); err == nil {
 		s.config = *c
 	} // a broken one is the worker's failure to tell
@@ -76,6 +77,10 @@ func supervise() {
 		s.startShell(tty, true)
 	}
 	go s.reap()
+	s.pulse.beat(PhaseWake)
+	if s.config.Machine.Watchdog != "off" {
+		go s.watch()
+	}
 	s.run()
 }
 
@@ -365,6 +370,9 @@ func (s *supervisor) born() {
 
 // leave ends this system for the one on the disk.
 func (s *supervisor) leave(e Ending) {
+	if s.config.Machine.Watchdog != "off" {
+		s.releaseWatchdog()
+	}
 	if e.Over != nil && e.Over.Leave == ByKexec {
 		s.report.Printf("kexec")
 		s.report.Flush()

@@ -12,7 +12,15 @@ func Classic() []Want {
 		onDemand("ehci_pci", "xhci_pci", "uhci_hcd", "ohci_pci"),
 		// An EFI system partition.
 		onDemand("vfat"),
+		watchdogs(),
 	)
+}
+
+// watchdogs are those that hardware asks for by itself, with the drivers (lpc_ich,
+// i2c_i801) that make iTCO_wdt's device known. Not ib700wdt and its like, which find
+// themselves on any machine, nor softdog, which watches nothing that PID 1 does not.
+func watchdogs() []Want {
+	return onDemand("iTCO_wdt", "lpc_ich", "i2c_i801", "wdat_wdt", "i6300esb", "sp5100_tco", "hpwdt")
 }
 
 // AllStorage returns Classic and everything else that is likely to carry a root

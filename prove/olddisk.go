@@ -17,6 +17,7 @@ import (
 // Where things lie on the old system, as `reimager arm` puts them.
 const (
 	jobFile    = "/boot/reimager/job.json"
+	gateFile   = "/boot/reimager/gate"
 	reportFile = "/var/lib/reimager/report"
 	releaseDir = "/release"
 )
@@ -51,7 +52,7 @@ func (t *tree) add(name string, f standIn) error {
 
 // buildDisk makes the stand-in's disk. work is a directory for what is needed only
 // meanwhile; release holds the release's files, and is taken over.
-func buildDisk(ctx context.Context, file, work, release string, m *machine, old *oldSystem, job, report []byte) error {
+func buildDisk(ctx context.Context, file, work, release string, m *machine, old *oldSystem, job, gate, report []byte) error {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("make disk: %w", err)
@@ -73,7 +74,7 @@ func buildDisk(ctx context.Context, file, work, release string, m *machine, old 
 		}
 	}
 	err = errors.Join(
-		m.fill(trees, old, job, report),
+		m.fill(trees, old, job, gate, report),
 		os.Rename(release, filepath.Join(trees[m.release().number].dir, releaseDir)))
 	if err != nil {
 		return fmt.Errorf("make old system: %w", err)
@@ -92,7 +93,7 @@ func buildDisk(ctx context.Context, file, work, release string, m *machine, old 
 }
 
 // fill puts the old system's files into the filesystems that they belong to.
-func (m *machine) fill(trees map[int]*tree, old *oldSystem, job, report []byte) error {
+func (m *machine) fill(trees map[int]*tree, old *oldSystem, job, gate, report []byte) error {
 	root := trees[m.root().number]
 	fstab := fmt.Sprintf("UUID=%s / ext4 defaults 0 1\n", m.root().uuid)
 	for _, p := range m.parts {
@@ -110,6 +111,7 @@ func (m *machine) fill(trees map[int]*tree, old *oldSystem, job, report []byte) 
 		root.write("/etc/group", old.group, 0o644),
 		root.write("/etc/os-release", "ID=prove\nPRETTY_NAME=\"Stand-in of imagebuild prove\"\n", 0o644),
 		root.write(jobFile, string(job), 0o600),
+		root.write(gateFile, string(gate), 0o600),
 		root.write(reportFile, string(report), 0o600),
 	}
 	for _, f := range old.files {

@@ -39,7 +39,7 @@ func TestBuildDisk(t *testing.T) {
 		}
 		file := filepath.Join(work, "disk")
 		old := &oldSystem{files: files, passwd: "root:x:0:0::/:/bin/sh\n", group: "root:x:0:\n"}
-		if err := buildDisk(t.Context(), file, work, release, m, old, []byte("job"), []byte("report")); err != nil {
+		if err := buildDisk(t.Context(), file, work, release, m, old, []byte("job"), []byte("gate"), []byte("report")); err != nil {
 			t.Fatal(err)
 		}
 		n := readDisk(t, file, m)

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"reimager/boot"
 	"reimager/config"
 	"reimager/disk"
 	"reimager/image"
@@ -237,11 +238,16 @@ func (r *run) buildDisk(ctx context.Context) error {
 		Target:  config.DiskIdentity{Serial: r.machine.serial, WWN: r.machine.wwn, Bytes: r.machine.bytes, PTUUID: r.machine.ptuuid()},
 		OldRoot: r.machine.root().uuid,
 		Report:  config.JobReport{Source: at(r.machine.root(), reportFile), Bytes: report.FileBytes},
+		Gate:    at(r.machine.root(), gateFile),
 	}
 	text, err := r.job.Encode()
 	if err != nil {
 		return err
 	}
+	gate, err := boot.Gate(r.job.RunID, boot.GateArmed)
+	if err != nil {
+		return err
+	}
 	r.disk = filepath.Join(r.work, "disk.raw")
-	return buildDisk(ctx, r.disk, r.work, r.release.dir, r.machine, r.old, text, report.EmptyFile(r.job.RunID, report.FileBytes))
+	return buildDisk(ctx, r.disk, r.work, r.release.dir, r.machine, r.old, text, gate, report.EmptyFile(r.job.RunID, report.FileBytes))
 }

@@ -63,6 +63,15 @@ func TestFailureBeforeWriteGoesBack(t *testing.T) {
 			"check memory", false},
 		{"another disk", func(_ *testing.T, _ *scenario.Kiosk, guest *vm.Config) { guest.Drives[0].Serial = "ANOTHER" },
 			`serial "ANOTHER", expected "KIOSK0042"`, false},
+		{"another model", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
+			editJob(t, k.Disk, func(j *config.Job) { j.Machine = config.MachineIdentity{Vendor: "QEMU", Product: "Kiosk G3"} })
+		}, `expected "Kiosk G3"`, false},
+		{"another firmware", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
+			editJob(t, k.Disk, func(j *config.Job) { j.Machine.Firmware = "uefi" })
+		}, `firmware "bios", expected "uefi"`, false},
+		{"release armed, bare image found", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
+			editJob(t, k.Disk, func(j *config.Job) { j.Release.Manifest = strings.Repeat("00", 32) })
+		}, "it is a bare image, expected a manifest with", false},
 		{"image not signed", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			_, key, err := scenario.Sign(t.TempDir(), k.NewImage)
 			must(t, err)
@@ -170,7 +179,7 @@ func without(t *testing.T, k *scenario.Kiosk, modules string) {
 }
 
 // onlyAllowedChanges compares a disk byte by byte with what it was: GRUB has
-// cleared next_entry, and init has overwritten the report file in place.
+// cleared next_entry, and init has overwritten gate and report file in place.
 func onlyAllowedChanges(t *testing.T, before, after string, oldTree map[string]lab.Entry) {
 	t.Helper()
 	const reportFile = "var/lib/reimager/report"
@@ -183,9 +192,9 @@ func onlyAllowedChanges(t *testing.T, before, after string, oldTree map[string]l
 	if diff := cmp.Diff(oldTree, newTree); diff != "" {
 		t.Errorf("the old system was changed (-was +is):\n%s", diff)
 	}
-	// grubenv is one block, the report as many as it has.
-	if n := len(changed(t, before, after)); n > 1+report.FileBytes/report.FileBlockBytes {
-		t.Errorf("%d blocks of the disk were changed; grubenv and the report are %d", n, 1+report.FileBytes/report.FileBlockBytes)
+	// grubenv and gate are one block each, the report as many as it has.
+	if n, most := len(changed(t, before, after)), 2+report.FileBytes/report.FileBlockBytes; n > most {
+		t.Errorf("%d blocks of the disk were changed; grubenv, gate and the report are %d", n, most)
 	}
 }
 
