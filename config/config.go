@@ -137,7 +137,7 @@ type Console struct {
 	Shell string `toml:"shell"`
 	// Password is a hash as crypt(5) writes it, of the password that opens a shell;
 	// "": none is asked for.
-	Password string `toml:"password"`
+	Password PasswordHash `toml:"password"`
 }
 
 // Delivery is where `reimager report` delivers the record of a run. Nothing is
@@ -284,6 +284,9 @@ func (c *Config) check() error {
 		if strings.ContainsAny(tty, "/ \t") || !strings.HasPrefix(tty, "tty") {
 			all = append(all, fmt.Errorf("console.diagnosis: %q: expected a terminal such as \"tty2\"", tty))
 		}
+	}
+	if err := c.Console.Password.Check(); err != nil {
+		all = append(all, fmt.Errorf("console.password: %w", err)) // never the hash itself
 	}
 	if !cleanAbsolute(c.Console.Shell) {
 		all = append(all, fmt.Errorf("console.shell = %q: expected an absolute path inside the initrd", c.Console.Shell))

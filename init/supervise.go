@@ -27,24 +27,18 @@ type supervisor struct {
 	log     *os.File
 	started string // CLOCK_BOOTTIME of our first instruction, in nanoseconds
 	config  config.Config
-	page    *screen.Page  // nil: none
-	shells  map[int]shell // by pid
-	did     Action        // about the end of the run, for its record
+	page    *screen.Page // nil: none
+	did     Action       // about the end of the run, for its record
 
-	mu     sync.Mutex // held while a worker starts, so that its end cannot be missed
-	worker int        // pid
+	mu     sync.Mutex    // held while a child starts, so that its end cannot be missed
+	worker int           // pid
+	shells map[int]shell // by pid
 	ended  chan unix.WaitStatus
 
 	children chan struct{} // holds a token when a child was started
 
 	pulse   pulse
 	unwatch chan chan struct{} // ends watch; the inner one is closed when it has
-}
-
-// shell is a diagnosis shell.
-type shell struct {
-	tty   string
-	since time.Time
 }
 
 // supervise never returns.
@@ -74,7 +68,7 @@ func supervise() {
 		}
 	}
 	for _, tty := range s.config.Console.Diagnosis {
-		s.startShell(tty, true)
+		go s.openShell(tty, true)
 	}
 	go s.reap()
 	s.pulse.beat(PhaseWake)
@@ -322,42 +316,16 @@ func (s *supervisor) reap() {
 		}
 		s.mu.Lock()
 		mine := pid == s.worker
+		sh, isShell := s.shells[pid]
+		delete(s.shells, pid)
 		s.mu.Unlock()
 		if mine {
 			s.ended <- status
 		}
-		if sh, ok := s.shells[pid]; ok {
-			delete(s.shells, pid)
-			s.startShell(sh.tty, time.Since(sh.since) > time.Second)
+		if isShell {
+			go s.openShell(sh.tty, time.Since(sh.since) > time.Second)
 		}
 	}
-}
-
-// startShell opens a diagnosis shell on a terminal; again, when somebody left it,
-// but not when it ended at once.
-func (s *supervisor) startShell(tty string, again bool) {
-	if !again {
-		s.report.Printf("warning: the diagnosis shell on %s ended at once", tty)
-		return
-	}
-	f, err := os.OpenFile("/dev/"+tty, os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		s.report.Printf("warning: open diagnosis shell: %v", err)
-		return
-	}
-	defer f.Close()
-	p, err := os.StartProcess(s.config.Console.Shell, []string{"-sh"}, &os.ProcAttr{
-		Dir: "/", Files: []*os.File{f, f, f},
-		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "TERM=linux"},
-		Sys: &unix.SysProcAttr{Setsid: true, Setctty: true},
-	})
-	if err != nil {
-		s.report.Printf("warning: start diagnosis shell on %s: %v", tty, err)
-		return
-	}
-	s.shells[p.Pid] = shell{tty, time.Now()}
-	s.born()
-	s.report.Printf("console  a diagnosis shell is on %s", tty)
 }
 
 // born wakes the reaper when it has found no children.
