@@ -156,7 +156,7 @@ func (s *supervisor) runWorker(job string, e *Ending) {
 		})
 		close(heard)
 	}()
-	stalled := s.listen(job, heard)
+	stalled := s.listen(job, pid, heard)
 	if stalled != "" {
 		s.report.Printf("warning: %s; it is killed", stalled)
 		unix.Kill(pid, unix.SIGKILL)
@@ -193,8 +193,8 @@ func (s *supervisor) runWorker(job string, e *Ending) {
 
 // listen returns when a worker has said its last word, or says why it is not waited for
 // any longer.
-func (s *supervisor) listen(job string, heard <-chan struct{}) (stalled string) {
-	began, limit := time.Now(), patience()
+func (s *supervisor) listen(job string, pid int, heard <-chan struct{}) (stalled string) {
+	began, limit, moved := time.Now(), patience(), ""
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -202,6 +202,10 @@ func (s *supervisor) listen(job string, heard <-chan struct{}) (stalled string) 
 		case <-heard:
 			return ""
 		case now := <-tick.C:
+			if m := transferred(pid); m != moved {
+				moved = m
+				s.pulse.move()
+			}
 			if s.pulse.silent(now) > limit {
 				return fmt.Sprintf("the worker made no progress for %s", limit)
 			}

@@ -134,12 +134,15 @@ func (r *Run) loadKexec(ctx context.Context, kernel config.Source, initrds []con
 	return nil
 }
 
-func (r *Run) inMemory(ctx context.Context, what string, sources ...config.Source) (*os.File, error) {
+// inMemory returns a copy of files, one behind the other. It is opened anew for reading
+// alone: the kernel takes none that somebody may write to (ETXTBSY, fs/kernel_read_file.c).
+func (r *Run) inMemory(ctx context.Context, what string, sources ...config.Source) (_ *os.File, err error) {
 	fd, err := unix.MemfdCreate(what, unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("make room for %s: %w", what, err)
 	}
 	to := os.NewFile(uintptr(fd), what)
+	defer func() { err = errors.Join(err, to.Close()) }()
 	for _, source := range sources {
 		err := r.withFile(ctx, source, func(from *os.File) error {
 			n, err := io.Copy(to, from)
@@ -151,8 +154,8 @@ func (r *Run) inMemory(ctx context.Context, what string, sources ...config.Sourc
 			return err
 		})
 		if err != nil {
-			return nil, errors.Join(err, to.Close())
+			return nil, err
 		}
 	}
-	return to, nil
+	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
 }
