@@ -77,14 +77,7 @@ func TestRefusedFirstWriteGoesBack(t *testing.T) {
 // begins again from RAM and the run is completed.
 func TestWorkerDies(t *testing.T) {
 	t.Parallel()
-	init := filepath.Join(t.TempDir(), "init")
-	root, err := scenario.Root()
-	must(t, err)
-	build := exec.Command("go", "build", "-trimpath", "-tags", "faults", "-o", init, "./init")
-	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build init with faults: %v\n%s", err, out)
-	}
+	init := faultyInit(t)
 	for _, tt := range []struct{ fault, says, ends string }{
 		{"panic@verify", "panic: a fault that a test asked for", "old: BACK AFTER A FAILED RUN"},
 		{"nil@verify", "nil pointer dereference", "old: BACK AFTER A FAILED RUN"},
@@ -98,12 +91,7 @@ func TestWorkerDies(t *testing.T) {
 			ctx := withTimeout(t)
 			k := armed(t)
 			rebake(t, k, scenario.ClassicConfig, "--init", init)
-			edit(t, k.Disk, lab.KioskBoot, func(dir string) {
-				name := filepath.Join(dir, "grub/custom.cfg")
-				text, err := os.ReadFile(name)
-				must(t, err)
-				must(t, os.WriteFile(name, []byte(strings.Replace(string(text), "'quiet'", "'quiet' 'reimager.fault="+tt.fault+"'", 1)), 0o644))
-			})
+			addParameters(t, k, "reimager.fault="+tt.fault)
 			guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})
 			wait(ctx, t, guest, tt.says)
 			wait(ctx, t, guest, tt.ends)
