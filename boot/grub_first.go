@@ -75,13 +75,18 @@ func (e *FirstEntry) command(words []string) {
 	case "search":
 		// The last one that was run sets $root; grub-mkconfig writes two, of which one
 		// has hints: both name the same.
-		for i, w := range words[1:] {
-			if w == "--fs-uuid" || w == "-u" || strings.HasPrefix(w, "--fs-uuid=") {
-				e.FSUUID = words[len(words)-1]
-				if _, value, ok := strings.Cut(words[1+i], "="); ok {
-					e.FSUUID = value
-				}
+		name, byUUID := "", false
+		for _, w := range words[1:] {
+			if value, ok := strings.CutPrefix(w, "--fs-uuid="); ok {
+				name, byUUID = value, true
 			}
+			byUUID = byUUID || w == "--fs-uuid" || w == "-u"
+			if !strings.HasPrefix(w, "-") {
+				name = w
+			}
+		}
+		if byUUID {
+			e.FSUUID = name
 		}
 	case "linux":
 		if len(words) > 1 {

@@ -30,6 +30,8 @@ func TestParseFirstEntry(t *testing.T) {
 		{"memtest first", "menuentry m {\nlinux16\n}\nmenuentry x {\nlinux16 /k\ninitrd16 /i\n}\n", FirstEntry{"", "/k", []string{"/i"}, ""}, ""},
 		{"in a submenu", "submenu 's' {\nmenuentry 'x' {\nlinux /k\n}\n}\n", FirstEntry{"", "/k", nil, ""}, ""},
 		{"search with a value", "menuentry x {\nsearch --fs-uuid=ab-c --set=root\nlinux /k\n}\n", FirstEntry{"ab-c", "/k", nil, ""}, ""},
+		{"search with options last", "menuentry x {\nsearch -u ab-c --set=root --no-floppy\nlinux /k\n}\n", FirstEntry{"ab-c", "/k", nil, ""}, ""},
+		{"search by label", "menuentry x {\nsearch --label --set=root ab-c\nlinux /k\n}\n", FirstEntry{"", "/k", nil, ""}, ""},
 		{"Red Hat", "insmod blscfg\nblscfg\n", FirstEntry{}, "no menu entry"},
 		{"empty", "", FirstEntry{}, "no menu entry"},
 		{"other device", "menuentry x {\nlinux (hd0,1)/k\n}\n", FirstEntry{}, "no plain path"},
