@@ -8,8 +8,9 @@ import (
 // GateState says whether a run may begin.
 type GateState string
 
-// The states of a gate. They have the same length, so that one is overwritten by
-// the other and nothing else of the block changes.
+// The states of a gate. They have the same length and lie in the first sector of the
+// block, so that overwriting one by the other changes nothing else, and a power cut
+// leaves either.
 const (
 	GateArmed GateState = "armed"
 	GateTried GateState = "tried"
