@@ -10,6 +10,7 @@ import (
 	"reimager/report"
 	"reimager/screen"
 	"reimager/screen/texts"
+	"reimager/stages"
 	"reimager/wake"
 )
 
@@ -23,6 +24,9 @@ func console() config.Console {
 	c, err := config.ReadFile(config.FilePath)
 	if err != nil {
 		return config.Default().Console
+	}
+	if p, err := stages.ReadParameters(); err == nil && p.Verbose {
+		c.Console.Screen = "details"
 	}
 	return c.Console
 }
@@ -104,6 +108,9 @@ func (s *supervisor) showEnd(e Ending, a Action) {
 	why := e.Crash
 	if e.Failure != nil {
 		why = e.Failure.Error
+	}
+	if e.Over != nil {
+		why = strings.TrimSuffix(e.Over.Why+"; "+e.Over.Stuck, "; ")
 	}
 	switch a {
 	case GoBack:

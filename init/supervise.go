@@ -348,11 +348,13 @@ func (s *supervisor) leave(e Ending) {
 	if e.Over != nil && e.Over.Leave == ByKexec {
 		s.report.Printf("kexec")
 		s.report.Flush()
+		s.page.Flush()
 		// Nothing is mounted any more; what cannot be started here could not be by a
 		// reboot either, which would come back here.
 		err := boot.StartKexec()
 		e.Over = &Over{Why: e.Over.Why, Leave: Stay, Stuck: err.Error()}
 		s.report.Printf("FAILED   %v", err)
+		s.showEnd(e, Hold)
 		s.hold(e)
 	}
 	s.report.Printf("reboot")
