@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"reimager/boot"
 	"reimager/disk"
 	"reimager/image"
 	"reimager/report"
@@ -24,9 +23,6 @@ func (r *Run) Rehearse(ctx context.Context, g *Gathered) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	if _, err := boot.HoldingSector(g.Sector0); err != nil {
-		return err
-	}
 	rate, err := readRate(ctx, dev, &g.Map)
 	if err != nil {
 		return err
