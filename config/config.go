@@ -140,21 +140,6 @@ type Console struct {
 	Password PasswordHash `toml:"password"`
 }
 
-// Delivery is where `reimager report` delivers the record of a run. Nothing is
-// delivered unless a place is named.
-type Delivery struct {
-	Command []string `toml:"command"` // reads the record on its standard input
-	File    string   `toml:"file"`    // absolute
-	URL     string   `toml:"url"`     // https; the record is posted to it
-	// TokenFile holds a bearer token for URL; CAFile the certificates it is checked
-	// against, in place of the system's. Both lie on the running system.
-	TokenFile string `toml:"token_file"`
-	CAFile    string `toml:"ca_file"`
-	// Timeout bounds one attempt, Retry is the longest pause between two.
-	Timeout Duration `toml:"timeout"`
-	Retry   Duration `toml:"retry"`
-}
-
 // LogOff as log_dir keeps log and record off the new system.
 const LogOff = "off"
 
@@ -294,7 +279,7 @@ func (c *Config) check() error {
 	if c.Machine.DeviceTimeout.Duration <= 0 {
 		all = append(all, fmt.Errorf("machine.device_timeout = %s: expected more than nothing", c.Machine.DeviceTimeout))
 	}
-	return errors.Join(append(all, c.checkHooks()...)...)
+	return errors.Join(append(append(all, c.checkHooks()...), c.checkReport()...)...)
 }
 
 // check refuses a page that could not be shown as it is asked for.

@@ -8,6 +8,9 @@ const (
 	KeyDir            = "/etc/reimager/keys"
 	ModuleDir         = "/lib/modules/reimager"
 	ModuleIndexPath   = ModuleDir + "/index"
+	// ProgramPath is reimager itself, for a new system that lacks it; baked where
+	// [report] names a place.
+	ProgramPath = "/usr/lib/reimager/reimager"
 )
 
 // ReserveBytes is the memory that a run needs beside image and retained files: the
