@@ -24,7 +24,7 @@ func rules() map[string]struct {
 		why string
 	}
 	base := []string{"report"}
-	stages := []string{"accounts", "boot", "config", "disk", "fault", "hook", "image", "image/bzip2", "image/zstd", "imaging", "kmod", "network", "report", "retain", "screen/texts", "wake"}
+	stages := []string{"accounts", "boot", "config", "delivery", "disk", "fault", "hook", "image", "image/bzip2", "image/zstd", "imaging", "kmod", "network", "report", "retain", "screen/texts", "wake"}
 	build := []string{"accounts", "boot", "config", "disk", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain", "screen/texts"}
 	return map[string]rule{
 		"report":          {nil, "everything reports, so it may depend on nothing"},
@@ -46,6 +46,8 @@ func rules() map[string]struct {
 		"boot":            {base, "it decides no policy"},
 		"initramfs":       {base, "builder and machine share it"},
 		"wake":            {[]string{"kmod", "report"}, "it serves whatever runs on the bare kernel"},
+		"delivery":        {[]string{"config", "report", "screen/texts"}, "init leaves it in the new system, so it opens no connection"},
+		"delivery/send":   {[]string{"config", "delivery", "report", "screen/texts"}, "only a running system sends; nothing of it may be linked into PID 1"},
 		"cli":             {base, "commands share it"},
 		"check":           {append([]string{"initramfs", "initrd", "stages"}, stages...), "it judges beforehand by the rules that a run goes by"},
 		"stages":          {stages, "stages put the rooms together"},
@@ -56,7 +58,7 @@ func rules() map[string]struct {
 		"vm":              {base, "a virtual machine knows nothing of what runs in it"},
 		"prove":           {append([]string{"initrd", "vm"}, build...), "it tries a release out from outside, as a machine gets it"},
 		"imagebuild":      {append([]string{"cli", "filesystem", "initrd", "pack", "prove", "vm"}, build...), "a build host has no machine to wake"},
-		"reimager":        {append([]string{"check", "cli", "initramfs", "initrd", "stages"}, stages...), "the machine's side uses every room"},
+		"reimager":        {append([]string{"check", "cli", "delivery/send", "initramfs", "initrd", "stages"}, stages...), "the machine's side uses every room"},
 	}
 }
 

@@ -1,0 +1,47 @@
+package delivery
+
+import (
+	"strings"
+
+	"reimager/config"
+)
+
+// Unit returns the systemd unit that delivers a record. Type=simple and no option
+// later than systemd 219 is relied on; what an older one does not know it ignores
+// with a warning.
+func Unit(program string, to config.Delivery) string {
+	network := ""
+	if to.URL != "" || len(to.Command) > 0 {
+		network = "Wants=network-online.target\nAfter=network-online.target\n"
+	}
+	return strings.NewReplacer("@PROGRAM@", program, "@NETWORK@", network).Replace(unit)
+}
+
+// The command of an operator may do anything that root may but gain what root does not
+// have; it decides itself how much further it is confined.
+const unit = `# Left by reimager: delivers the record of the last run, once.
+[Unit]
+Description=Deliver the record of the last reimage
+ConditionPathExists=/` + SettingsPath + `
+@NETWORK@
+[Service]
+Type=simple
+ExecStart=@PROGRAM@ report --wait
+Restart=on-failure
+RestartSec=60
+UMask=0077
+Nice=10
+NoNewPrivileges=yes
+LockPersonality=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+
+[Install]
+WantedBy=multi-user.target
+`
