@@ -27,6 +27,25 @@ func (u usageError) Unwrap() error { return u.error }
 // Usagef returns an error that ends the command with status Usage.
 func Usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// statusError is an end of a command with a status of its own.
+type statusError struct {
+	error // nil: there is nothing to say
+	code  int
+}
+
+func (s statusError) Unwrap() error { return s.error }
+
+func (s statusError) Error() string {
+	if s.error == nil {
+		return fmt.Sprintf("exit status %d", s.code)
+	}
+	return s.error.Error()
+}
+
+// Status ends the command with a status that only it has, above Usage. err is shown;
+// it may be nil.
+func Status(code int, err error) error { return statusError{err, code} }
+
 // Execute runs a command and returns its exit status. Errors go to stderr, their
 // hints on lines of their own.
 func Execute(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
@@ -45,7 +64,14 @@ func Execute(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return Done
 	}
-	fmt.Fprintf(stderr, "%s: %s\n", root.Name(), report.Explain(err))
+	var status statusError
+	own := errors.As(err, &status)
+	if !own || status.error != nil {
+		fmt.Fprintf(stderr, "%s: %s\n", root.Name(), report.Explain(err))
+	}
+	if own {
+		return status.code
+	}
 	var usage usageError
 	if errors.As(err, &usage) {
 		return Usage

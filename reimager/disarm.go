@@ -68,5 +68,6 @@ func disarm(grub *boot.GRUB) error {
 	if _, err := report.ReadFile(reportFile); errors.Is(err, report.ErrNoReport) {
 		all = append(all, os.Remove(reportFile))
 	}
+	all = append(all, removeReporter())
 	return errors.Join(append(all, boot.Settle(filepath.Dir(folder), boot.SelfGuard(thawGuard)))...)
 }

@@ -52,6 +52,9 @@ func install(grub *boot.GRUB, r *check.Release, job *config.Job, kexec bool) err
 	if err := makeReport(job); err != nil {
 		return err
 	}
+	if err := installReporter(r.Baked.Config); err != nil {
+		return err
+	}
 	if err := writeGate(job, folder); err != nil {
 		return err
 	}

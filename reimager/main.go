@@ -40,19 +40,20 @@ boot, and gives the machine its own files back.
   reimager arm --reboot DIR    do it now
   reimager arm DIR             do it at the next boot, whenever that is
   reimager disarm              don't
-  reimager log                 how did the last run end, if it failed?
-  reimager status              armed? done? what was kept?
+  reimager status              armed? rehearsed? failed? done? what was kept?
+  reimager log                 the log of the last run
+  reimager report              deliver its record to where [report] says
   reimager retained            what would be kept of this machine?
   reimager hardware            what drivers does this machine need?
   reimager write IMAGE DISK    write an image to another disk by hand
   reimager cat IMAGE           decode an image
 
-Exit status: 0 done, 1 failed, 2 wrong usage.`,
+Exit status: 0 done, 1 failed, 2 wrong usage; status has some of its own.`,
 		Version: version,
 		RunE: func(*cobra.Command, []string) error {
 			return cli.Usagef("no command given; see reimager --help")
 		},
 	}
-	root.AddCommand(checkCommand(), armCommand(), disarmCommand(), logCommand(), statusCommand(), retainedCommand(), hardwareCommand(), captureCommand(), restoreCommand(), writeCommand(), catCommand())
+	root.AddCommand(checkCommand(), armCommand(), disarmCommand(), logCommand(), statusCommand(), reportCommand(), retainedCommand(), hardwareCommand(), captureCommand(), restoreCommand(), writeCommand(), catCommand())
 	return cli.Execute(root, args, stdout, stderr)
 }

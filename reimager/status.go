@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,27 +14,39 @@ import (
 	"reimager/boot"
 	"reimager/cli"
 	"reimager/config"
-	"reimager/disk"
+	"reimager/delivery"
 	"reimager/report"
 	"reimager/retain"
 )
 
-// The states that a machine can be in.
+// Exit statuses of reimager status. A state is no failure of the command: 1 and 2 keep
+// the meaning that they have everywhere, so that a script which cannot ask a machine is
+// not told that its run failed.
 const (
-	stateIdle   = "idle"
-	stateArmed  = "armed"
-	stateFailed = "failed" // the last run came back to this system
-	stateDone   = "done"   // this system was put here by a run
+	exitArmed       = 3
+	exitRehearsed   = 4
+	exitFailed      = 5
+	exitInterrupted = 6
+	exitDiffers     = 7
 )
 
-// status is what reimager status shows, and its JSON.
+// status is what reimager status shows, and its JSON: docs/formats.md.
 type status struct {
 	State       string              `json:"state"`
+	RunID       string              `json:"run_id,omitempty"`
 	Job         *config.Job         `json:"job,omitempty"`    // of an armed machine
 	Record      *report.Record      `json:"record,omitempty"` // of the last run
 	LogDir      string              `json:"log_dir,omitempty"`
+	Report      []delivered         `json:"report,omitempty"`
 	Differences []retain.Difference `json:"differences,omitempty"` // --verify
 	Verified    bool                `json:"verified,omitempty"`    // --verify was asked for
+}
+
+// delivered is whether one place of [report] has the record of the last run.
+type delivered struct {
+	To        string `json:"to"`
+	Delivered bool   `json:"delivered"`
+	delivery.Try
 }
 
 func statusCommand() *cobra.Command {
@@ -44,17 +55,25 @@ func statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show what was, or will be, done to this machine",
-		Long: `Shows whether this machine is armed, came back from a run that failed, or runs the
-system that a run has put here: which image, when, how long it took, what was kept,
-and what was warned of.
+		Long: `Shows whether this machine is armed, came back from a run that failed or from a
+rehearsal, or runs the system that a run has put here: which image, when, how long it
+took, what was kept, what was warned of, and whether the record was delivered.
 
 With --verify every file that was put back is compared again with the digests in the
 record; files that a service has changed since then are differences, too.
 
-Exit status: 0, or 1 if the last run failed or --verify finds a difference.`,
+Exit status:
+  0  idle, or done
+  1  the state could not be found out
+  2  wrong usage
+  3  armed
+  4  rehearsed: the last run was a rehearsal, and passed
+  5  failed: the last run came back to this system
+  6  interrupted: a run began and has left no report
+  7  --verify finds a difference`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := readStatus(logDir)
+			s, err := thisMachine(logDir).status()
 			if err == nil && verify {
 				err = s.verify(c.Context())
 			}
@@ -68,7 +87,10 @@ Exit status: 0, or 1 if the last run failed or --verify finds a difference.`,
 			} else {
 				s.print(c.OutOrStdout())
 			}
-			return errors.Join(err, s.verdict())
+			if err != nil {
+				return err
+			}
+			return s.verdict()
 		},
 	}
 	c.Flags().BoolVar(&verify, "verify", false, "compare the retained files again")
@@ -77,41 +99,21 @@ Exit status: 0, or 1 if the last run failed or --verify finds a difference.`,
 	return c
 }
 
-// readStatus looks at what arm, or a run, has left. What was armed last counts most,
-// then what failed here, then what brought this system.
-func readStatus(logDir string) (*status, error) {
-	if job, err := armedJob(); err != nil || job != nil {
-		return &status{State: stateArmed, Job: job}, err
+// status looks at what arm, or a run, has left. What was armed last counts most, then
+// what came back here, then what brought this system.
+func (m machine) status() (*status, error) {
+	if job, err := armedJob(); err != nil {
+		return nil, err
+	} else if job != nil {
+		return &status{State: stateArmed, RunID: job.RunID, Job: job}, nil
 	}
-	last, err := report.ReadFile(reportFile)
-	switch {
-	case err == nil:
-		return &status{State: stateFailed, Record: &last.Record}, nil
-	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, report.ErrNoReport):
+	last, err := m.lastRun()
+	if err != nil {
 		return nil, err
 	}
-	for _, dir := range logDirs(logDir) {
-		text, err := os.ReadFile(filepath.Join(dir, report.RecordName))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read record: %w", err)
-		}
-		record := &report.Record{Retained: &retain.Report{}}
-		if err := json.Unmarshal(text, record); err != nil {
-			return nil, fmt.Errorf("read record %s: %w", filepath.Join(dir, report.RecordName), err)
-		}
-		return &status{State: stateDone, Record: record, LogDir: dir}, nil
-	}
-	return &status{State: stateIdle}, nil
-}
-
-func logDirs(named string) []string {
-	if named != "" {
-		return []string{named}
-	}
-	return []string{"/" + report.LogPointer, config.Default().New.LogDir}
+	s := &status{State: last.state, RunID: last.runID, Record: last.record, LogDir: last.logDir}
+	s.Report, err = m.deliveries(last)
+	return s, err
 }
 
 // armedJob returns the job that the next boot, or kexec, will do; nil if the machine is
@@ -121,7 +123,7 @@ func armedJob() (*config.Job, error) {
 	if err == nil {
 		next, err := grub.NextEntry()
 		if errors.Is(err, fs.ErrPermission) {
-			return nil, report.Hint(fmt.Errorf("status: %w", err), "run it with sudo")
+			return nil, readable(fmt.Errorf("status: %w", err))
 		}
 		if err == nil && next == entryID {
 			return config.ReadJob(filepath.Join(folderOf(grub), jobName))
@@ -135,6 +137,34 @@ func armedJob() (*config.Job, error) {
 		return nil, nil // what is loaded is somebody else's
 	}
 	return job, err
+}
+
+// deliveries tells which places have the record; none of a machine that delivers none.
+func (m machine) deliveries(last *lastRun) ([]delivered, error) {
+	if last.runID == "" {
+		return nil, nil
+	}
+	root, err := os.OpenRoot(m.root)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	settings, err := delivery.ReadSettings(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, readable(err)
+	}
+	notes, err := delivery.ReadNotes(root, last.runID)
+	if err != nil {
+		return nil, readable(err)
+	}
+	var all []delivered
+	for _, p := range delivery.Places(settings.To) {
+		all = append(all, delivered{p.String(), notes.Done(p), notes.Places[p.String()]})
+	}
+	return all, nil
 }
 
 // verify compares the retained files with the record.
@@ -152,76 +182,20 @@ func (s *status) verify(ctx context.Context) error {
 	return err
 }
 
+// verdict is the exit status.
 func (s *status) verdict() error {
-	if s.State == stateFailed {
-		return report.Hint(errors.New("the last run failed"), "reimager log shows all of it")
+	switch s.State {
+	case stateArmed:
+		return cli.Status(exitArmed, nil)
+	case stateRehearsed:
+		return cli.Status(exitRehearsed, nil)
+	case stateFailed:
+		return cli.Status(exitFailed, report.Hint(errors.New("the last run failed"), "reimager log shows all of it"))
+	case stateInterrupted:
+		return cli.Status(exitInterrupted, report.Hint(errors.New("the last run began and has left no report"), "the power failed, or the machine was reset; arm it again"))
 	}
 	if n := len(s.Differences); n > 0 {
-		return fmt.Errorf("%d differences from what was put back", n)
+		return cli.Status(exitDiffers, fmt.Errorf("%d differences from what was put back", n))
 	}
 	return nil
-}
-
-func (s *status) print(out io.Writer) {
-	line := func(what, format string, args ...any) {
-		fmt.Fprintf(out, "%-9s %s\n", what, fmt.Sprintf(format, args...))
-	}
-	line("state", "%s", s.State)
-	if s.Job != nil {
-		line("armed", "at %s, run %s", s.Job.Armed.Local().Format("2006-01-02 15:04:05"), s.Job.RunID)
-		line("image", "%s, %s", s.Job.Image.Source, disk.Size(s.Job.Image.Bytes))
-	}
-	if s.Record == nil {
-		return
-	}
-	r := s.Record
-	line("run", "%s, started %s, last stage %s", r.RunID, r.Started.Local().Format("2006-01-02 15:04:05"), r.Stage)
-	image := r.Image.Source
-	if r.Image.Name != "" {
-		image = fmt.Sprintf("%s %s, counter %d", r.Image.Name, r.Image.Version, r.Image.Counter)
-	}
-	if image != "" {
-		line("image", "%s, SHA-256 %s", image, r.Image.SHA256)
-	}
-	if r.Image.SignedBy != "" {
-		line("signed by", "%s", r.Image.SignedBy)
-	}
-	total := 0.0
-	for _, d := range r.Stages {
-		line("took", "%s %.1f s", d.Stage, d.Seconds)
-		total += d.Seconds
-	}
-	if total > 0 {
-		line("took", "%.1f s in all, attempt %d", total, r.Attempts)
-	}
-	if put, ok := r.Retained.(*retain.Report); ok && put != nil {
-		line("kept", "%d files and directories, %s", len(put.Entries), disk.Size(put.ContentBytes))
-		if put.Accounts != nil {
-			line("accounts", "%s", put.Accounts.Summary())
-		}
-		for _, path := range r.NotThere {
-			line("not there", "%s", path)
-		}
-		for _, c := range put.Conflicts {
-			line("missing", "%s: %s", c.Path, c.Why)
-		}
-	}
-	for _, w := range r.Warnings {
-		line("warning", "%s", w)
-	}
-	if r.Error != "" {
-		line("error", "%s", r.Error)
-	}
-	for _, h := range r.Hints {
-		line("hint", "%s", h)
-	}
-	if s.LogDir != "" {
-		line("log", "%s", filepath.Join(s.LogDir, report.LogName))
-	}
-	for _, d := range s.Differences {
-		line("differs", "%s: %s is %s, was %s", d.Path, d.What, d.Got, d.Want)
-	}
-	if s.Verified && len(s.Differences) == 0 {
-		line("verified", "every file that was put back is as it was")
-	}
 }

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"reimager/config"
+	"reimager/delivery"
+	"reimager/report"
+	"reimager/retain"
+)
+
+// The states that a machine can be in.
+const (
+	stateIdle        = "idle"
+	stateArmed       = "armed"
+	stateRehearsed   = "rehearsed"   // the last run was a rehearsal, and passed
+	stateFailed      = "failed"      // the last run came back to this system
+	stateInterrupted = "interrupted" // a run began here and has left no report
+	stateDone        = "done"        // this system was put here by a run
+)
+
+// lastRun is what the last run has left on this machine.
+type lastRun struct {
+	state  string // idle: there was none
+	runID  string
+	record *report.Record // nil of one that was interrupted
+	log    string         // of one that came back
+	logDir string         // of one that is done
+}
+
+// machine is where the things lie that tell of runs.
+type machine struct {
+	root       string // "/"
+	reportFile string
+	logDirs    []string // where record.json may lie; the first counts
+}
+
+// thisMachine is the running system; logDir is named by the operator, or "".
+func thisMachine(logDir string) machine {
+	m := machine{root: "/", reportFile: reportFile, logDirs: []string{logDir}}
+	if logDir != "" {
+		return m
+	}
+	m.logDirs = []string{"/" + report.LogPointer}
+	if s, err := settingsOf(m.root); err == nil {
+		m.logDirs = append(m.logDirs, s.LogDir)
+	}
+	m.logDirs = append(m.logDirs, config.Default().New.LogDir)
+	return m
+}
+
+// settingsOf reads what a system is to deliver to.
+func settingsOf(root string) (*delivery.Settings, error) {
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return delivery.ReadSettings(r)
+}
+
+// lastRun finds the last run. A report file is younger than the record of the run that
+// brought this system, unless it came along with it: the list may keep it.
+func (m machine) lastRun() (*lastRun, error) {
+	done, err := m.doneRun()
+	if err != nil {
+		return nil, err
+	}
+	back, err := m.backRun()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case back != nil && (done == nil || back.runID != done.runID):
+		return back, nil
+	case done != nil:
+		return done, nil
+	}
+	return &lastRun{state: stateIdle}, nil
+}
+
+// doneRun reads the record of the run that put this system here; nil if there is none.
+func (m machine) doneRun() (*lastRun, error) {
+	for _, dir := range m.logDirs {
+		name := filepath.Join(dir, report.RecordName)
+		text, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, readable(fmt.Errorf("read record: %w", err))
+		}
+		record := &report.Record{Retained: &retain.Report{}}
+		if err := json.Unmarshal(text, record); err != nil {
+			return nil, report.Hint(fmt.Errorf("read record %s: %w", name, err), "the new system was not shut down properly after the run, or somebody wrote to it; the log beside it may tell more")
+		}
+		return &lastRun{state: stateDone, runID: record.RunID, record: record, logDir: dir}, nil
+	}
+	return nil, nil
+}
+
+// backRun reads the report of a run that came back to this system, or did not end; nil
+// if there is none.
+func (m machine) backRun() (*lastRun, error) {
+	all, err := os.ReadFile(m.reportFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, readable(fmt.Errorf("read report: %w", err))
+	}
+	id, state, err := report.FileState(m.reportFile, all)
+	if err != nil {
+		return nil, report.Hint(err, "it was changed or cut short; remove it, or arm again, which makes it anew")
+	}
+	if state == "begun" {
+		return &lastRun{state: stateInterrupted, runID: id}, nil
+	}
+	last, err := report.ParseFile(m.reportFile, all)
+	if errors.Is(err, report.ErrNoReport) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	run := &lastRun{state: stateFailed, runID: id, record: &last.Record, log: last.Log}
+	if last.Record.Outcome == "rehearsed" {
+		run.state = stateRehearsed
+	}
+	return run, nil
+}
+
+// readable adds a hint to an error of permissions.
+func readable(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return report.Hint(err, "run it with sudo")
+	}
+	return err
+}
