@@ -27,9 +27,9 @@ import (
 
 // initrdOptions are the options of imagebuild initrd.
 type initrdOptions struct {
-	config, list, modules, init, output string
-	compress                            string
-	keys, includes                      []string
+	config, list, modules, init, reimager, output string
+	compress                                      string
+	keys, includes                                []string
 }
 
 func initrdCommand() *cobra.Command {
@@ -64,6 +64,7 @@ The same input gives the same bytes. The output appears whole or not at all.`,
 	f.StringArrayVar(&o.keys, "key", nil, "a minisign public key file whose images are trusted; may be given several times")
 	f.StringArrayVar(&o.includes, "include", nil, "HOSTPATH[:PATH]: a file or folder of this host, a program with its libraries; may be given several times")
 	f.StringVar(&o.init, "init", "", "the static /init (default: init beside imagebuild)")
+	f.StringVar(&o.reimager, "reimager", "", "the static reimager, baked where [report] names a place, for a new system that lacks it (default: reimager beside imagebuild)")
 	f.StringVar(&o.compress, "compress", string(initramfs.Gzip), "gzip, or zstd for kernels from 5.9 on")
 	f.StringVarP(&o.output, "output", "o", "", "where to write the initrd")
 	return c
@@ -75,8 +76,13 @@ func bakeInitrd(o initrdOptions, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := bakeInit(a, o.init); err != nil {
+	if err := bakeProgram(a, "init", o.init, config.InitPath); err != nil {
 		return err
+	}
+	if c.Report.Named() {
+		if err := bakeProgram(a, "reimager", o.reimager, config.ProgramPath); err != nil {
+			return err
+		}
 	}
 	wanted, err := wants(c.Machine.Modules, filepath.Dir(o.config))
 	if err != nil {
@@ -167,30 +173,31 @@ func bakeConfig(a *initramfs.Archive, o initrdOptions) (*config.Config, error) {
 	return c, nil
 }
 
-// bakeInit adds /init and refuses one that needs a dynamic linker, which no
-// initrd of ours has.
-func bakeInit(a *initramfs.Archive, name string) error {
-	if name == "" {
+// bakeProgram adds a program of ours and refuses one that needs a dynamic linker,
+// which no initrd of ours has. name is what it is called beside imagebuild; file is
+// where the operator says that it is, or "".
+func bakeProgram(a *initramfs.Archive, name, file, inside string) error {
+	if file == "" {
 		self, err := os.Executable()
 		if err != nil {
-			return fmt.Errorf("find init: %w", err)
+			return fmt.Errorf("find %s: %w", name, err)
 		}
-		name = filepath.Join(filepath.Dir(self), "init")
+		file = filepath.Join(filepath.Dir(self), name)
 	}
-	binary, err := os.ReadFile(name)
+	binary, err := os.ReadFile(file)
 	if err != nil {
-		return report.Hint(fmt.Errorf("read init: %w", err), "build it with `just build`, or name it with --init")
+		return report.Hint(fmt.Errorf("read %s: %w", name, err), "build it with `just build`, or name it with --%s", name)
 	}
 	f, err := elf.NewFile(bytes.NewReader(binary))
 	if err != nil {
-		return fmt.Errorf("read init %s: %w", name, err)
+		return fmt.Errorf("read %s %s: %w", name, file, err)
 	}
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
-			return report.Hint(fmt.Errorf("read init %s: it is dynamically linked", name), "build it with CGO_ENABLED=0")
+			return report.Hint(fmt.Errorf("read %s %s: it is dynamically linked", name, file), "build it with CGO_ENABLED=0")
 		}
 	}
-	return a.File(config.InitPath, binary, 0o755)
+	return a.File(inside, binary, 0o755)
 }
 
 // wants turns the configuration's modules into what kmod resolves. dir is the

@@ -270,6 +270,7 @@ func (r *Run) leaveLog(ctx context.Context, root system, w *Written) error {
 		return nil
 	}
 	return r.onNewSystem(ctx, root, 0, func() error {
+		r.leaveReporter()
 		if err := r.writeLog(dir); err != nil {
 			r.warn("leave the log in %s: %v", dir, err)
 		} else {
