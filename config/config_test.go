@@ -105,6 +105,7 @@ func TestDocumentedExample(t *testing.T) {
 	want.New.Root, want.New.Mounts = got.New.Root, got.New.Mounts
 	want.Console.Diagnosis, want.Machine.Compatible = got.Console.Diagnosis, got.Machine.Compatible
 	want.Console.Texts = got.Console.Texts
+	want.Report.Command = got.Report.Command
 	if diff := cmp.Diff(&want, got); diff != "" {
 		t.Errorf("the documented defaults are not the defaults (-want +got):\n%s", diff)
 	}

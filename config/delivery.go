@@ -33,7 +33,7 @@ func (d Delivery) Check() []error {
 	bad := func(key, value, expected string) {
 		all = append(all, fmt.Errorf("report.%s = %q: expected %s", key, value, expected))
 	}
-	if d.Command != nil && (len(d.Command) == 0 || !cleanAbsolute(d.Command[0]) || d.Command[0] == "/") {
+	if len(d.Command) > 0 && (!cleanAbsolute(d.Command[0]) || d.Command[0] == "/") {
 		bad("command", strings.Join(d.Command, " "), "an absolute path of a program, and its arguments")
 	}
 	for _, argument := range d.Command {

@@ -11,7 +11,7 @@ func TestReport(t *testing.T) {
 		`command = ["/usr/bin/logger", "-t", "reimager"]`: "",
 		`file = "/var/spool/reimager.json"`:               "",
 		`url = "https://fleet.example/reports"` + "\n" + `token_file = "/etc/fleet/token"` + "\nca_file = \"/etc/fleet/ca.pem\"\ntimeout = \"5s\"\nretry = \"1h\"": "",
-		`command = []`:                                 "report.command",
+		`command = []`:                                 "",
 		`command = [""]`:                               "report.command",
 		`command = ["logger"]`:                         "an absolute path of a program",
 		`command = ["/bin/a", "b\u0000c"]`:             "NUL",

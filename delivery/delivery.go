@@ -78,14 +78,14 @@ type Place struct {
 
 func (p Place) String() string { return p.Kind + " " + p.Name }
 
-// Places returns the places that are named.
+// Places returns the places that are named, the nearest first.
 func Places(d config.Delivery) []Place {
 	var all []Place
-	if len(d.Command) > 0 {
-		all = append(all, Place{"command", strings.Join(d.Command, " ")})
-	}
 	if d.File != "" {
 		all = append(all, Place{"file", d.File})
+	}
+	if len(d.Command) > 0 {
+		all = append(all, Place{"command", strings.Join(d.Command, " ")})
 	}
 	if d.URL != "" {
 		all = append(all, Place{"url", d.URL})

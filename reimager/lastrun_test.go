@@ -217,8 +217,8 @@ func TestReportIsDeliveredOnceToEachPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	all, err := m.deliveries(last)
-	if err != nil || len(all) != 2 || !all[0].Delivered || all[0].Attempts != 1 || !all[1].Delivered || all[1].Attempts != 2 || m.pending() {
-		t.Errorf("deliveries %+v, %v; want one attempt and two, both delivered, nothing pending", all, err)
+	if err != nil || len(all) != 2 || !all[0].Delivered || all[0].Attempts != 2 || !all[1].Delivered || all[1].Attempts != 1 || m.pending() {
+		t.Errorf("deliveries %+v, %v; want two attempts and one, both delivered, nothing pending", all, err)
 	}
 	// A later run is delivered anew.
 	if err := os.WriteFile(m.reportFile, filled(t, "two", "failed"), 0o600); err != nil {
@@ -290,6 +290,20 @@ func TestReportWaits(t *testing.T) {
 	defer cancel()
 	if err := d.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v; want %v", err, context.DeadlineExceeded)
+	}
+}
+
+// Settings that somebody has spoilt do not hide what became of the run.
+func TestStatusWithSpoiltSettings(t *testing.T) {
+	m := machineWith(t, map[string][]byte{reportName: filled(t, "one", "failed"), delivery.SettingsPath: []byte("{")})
+	s, err := m.status()
+	if err != nil || s.State != stateFailed || len(s.Report) != 1 || !strings.Contains(s.Report[0].Error, "report.json") || !m.pending() {
+		t.Fatalf("%+v, %v; want failed, with an error of the settings", s, err)
+	}
+	var out bytes.Buffer
+	s.print(&out)
+	if !strings.Contains(out.String(), "not delivered: read /etc/reimager/report.json") {
+		t.Errorf("status prints:\n%s", out.String())
 	}
 }
 

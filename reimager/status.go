@@ -112,8 +112,11 @@ func (m machine) status() (*status, error) {
 		return nil, err
 	}
 	s := &status{State: last.state, RunID: last.runID, Record: last.record, LogDir: last.logDir}
-	s.Report, err = m.deliveries(last)
-	return s, err
+	if s.Report, err = m.deliveries(last); err != nil {
+		// What became of the run matters more, and is known.
+		s.Report = []delivered{{To: "[report]", Try: delivery.Try{Error: err.Error()}}}
+	}
+	return s, nil
 }
 
 // armedJob returns the job that the next boot, or kexec, will do; nil if the machine is

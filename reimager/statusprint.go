@@ -42,6 +42,8 @@ func (s *status) print(out io.Writer) {
 			p.line("report", "delivered to %s at %s", d.To, clock(d.Try.Delivered))
 		case d.Attempts > 0:
 			p.line("report", "not delivered to %s after %d attempts, last at %s: %s", d.To, d.Attempts, clock(d.Last), d.Error)
+		case d.Error != "":
+			p.line("report", "not delivered: %s", d.Error)
 		default:
 			p.line("report", "not delivered to %s yet", d.To)
 		}

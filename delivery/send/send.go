@@ -23,8 +23,16 @@ type refusedError struct{ error }
 func (r refusedError) Unwrap() error { return r.error }
 
 // Refused tells whether trying again soon is of no use: the endpoint has answered,
-// and the answer is no.
+// and the answer is no. Of joined errors all have to be refusals.
 func Refused(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			if !Refused(e) {
+				return false
+			}
+		}
+		return true
+	}
 	var r refusedError
 	return errors.As(err, &r)
 }

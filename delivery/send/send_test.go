@@ -278,6 +278,18 @@ func TestPause(t *testing.T) {
 	}
 }
 
+func TestRefusedTogether(t *testing.T) {
+	no, down := refusedError{errors.New("no")}, errors.New("down")
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{{no, true}, {down, false}, {fmt.Errorf("deliver: %w", no), true}, {errors.Join(no, no), true}, {errors.Join(no, down), false}} {
+		if got := Refused(c.err); got != c.want {
+			t.Errorf("Refused(%q) = %v; want %v", c.err, got, c.want)
+		}
+	}
+}
+
 func TestCancelledCommandIsNotATimeout(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
