@@ -1,6 +1,8 @@
 package qemutests
 
 import (
+	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -19,9 +21,13 @@ func TestDebianIsReplaced(t *testing.T) {
 	ctx := withTimeout(t)
 	guest := start(t, vm.Config{Drives: []vm.Drive{d.Drive()}, MemoryMiB: d.MemoryMiB()})
 	for _, text := range []string{"old: Debian GNU/Linux 12", "armed; rebooting now", "stage gather", "stage write",
-		"stage restore", "boot the new system", "Debian GNU/Linux 13", d.Old.LoginPrompt()} {
+		"stage restore", "boot the new system", "Debian GNU/Linux 13"} {
 		wait(ctx, t, guest, text)
 	}
+	// The login prompt and the unit come in any order.
+	login, told := regexp.QuoteMeta(d.Old.LoginPrompt()), regexp.QuoteMeta(scenario.Delivered)
+	_, err = guest.WaitForMatch(ctx, regexp.MustCompile(fmt.Sprintf("(?s)%s.*%s|%s.*%s", login, told, told, login)))
+	must(t, err)
 	guest.Kill()
 
 	got := tree(t, d.Disk, d.NewRoot)
@@ -47,6 +53,12 @@ func TestDebianIsReplaced(t *testing.T) {
 	}
 	if got["etc/debian_version"].SHA256 != brought["etc/debian_version"].SHA256 {
 		t.Error("etc/debian_version is not the new system's")
+	}
+	for _, path := range []string{"/root/report.json", "/root/by-command.json"} {
+		message := recordOf(t, d.Disk, d.NewRoot, path)
+		if message["state"] != "done" || message["host"] != d.Old.Hostname || message["machine_id"] != d.Old.MachineID {
+			t.Errorf("%s: state %v of %v, %v; want done of %s, %s", path, message["state"], message["host"], message["machine_id"], d.Old.Hostname, d.Old.MachineID)
+		}
 	}
 	checkDebianRecord(t, recordOf(t, d.Disk, d.NewRoot, "/var/log/reimager/record.json"))
 }

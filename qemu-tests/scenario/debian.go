@@ -42,6 +42,16 @@ echo "old: $PRETTY_NAME, $(cat /etc/hostname), $(cat /etc/machine-id)"
 exec reimager arm --reboot /root/release
 `
 
+// Delivered is what the console of the new Debian shows when its unit has delivered
+// the record.
+const Delivered = "THE RECORD IS DELIVERED"
+
+// debianReport delivers to a file, then tells the console.
+const debianReport = `[report]
+file = "/root/report.json"
+command = ["/bin/sh", "-c", "cat > /root/by-command.json && sync && echo ` + Delivered + ` > /dev/console"]
+`
+
 // BuildDebian puts the machine together in dir. The two systems are built from
 // packages, which takes some minutes, unless the cache has them.
 func BuildDebian(ctx context.Context, dir string) (*Debian, error) {
@@ -71,7 +81,7 @@ func BuildDebian(ctx context.Context, dir string) (*Debian, error) {
 // old system's disk.
 func (d *Debian) ship(ctx context.Context) error {
 	config, list, initrd := filepath.Join(d.Dir, "reimager.toml"), filepath.Join(d.Dir, "retentionlist.txt"), filepath.Join(d.Dir, "reimager.initrd")
-	if err := errors.Join(os.WriteFile(config, []byte(PlainConfig), 0o644), os.WriteFile(list, []byte(DebianList), 0o644)); err != nil {
+	if err := errors.Join(os.WriteFile(config, []byte(PlainConfig+debianReport), 0o644), os.WriteFile(list, []byte(DebianList), 0o644)); err != nil {
 		return err
 	}
 	imagebuild, err := Program("imagebuild")
