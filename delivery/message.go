@@ -26,8 +26,8 @@ type Message struct {
 	Host      string `json:"host"`
 	MachineID string `json:"machine_id,omitempty"`
 	Program   string `json:"program"` // version of what delivers it
-	// Record is the run's account, but for the list of retained files; nil of a run
-	// that was interrupted and left none.
+	// Record is the run's account, but for the list of retained files; of a run that was
+	// interrupted at most its beginning.
 	Record *report.Record `json:"record,omitempty"`
 }
 

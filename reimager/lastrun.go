@@ -28,7 +28,7 @@ const (
 type lastRun struct {
 	state  string // idle: there was none
 	runID  string
-	record *report.Record // nil of one that was interrupted
+	record *report.Record // of one that was interrupted at most its beginning
 	log    string         // of one that came back
 	logDir string         // of one that is done
 }
@@ -114,12 +114,16 @@ func (m machine) backRun() (*lastRun, error) {
 	if err != nil {
 		return nil, readable(fmt.Errorf("read report: %w", err))
 	}
-	id, state, err := report.FileState(m.reportFile, all)
+	id, state, err := report.FileHead(m.reportFile, all)
 	if err != nil {
 		return nil, report.Hint(err, "it was changed or cut short; remove it, or arm again, which makes it anew")
 	}
 	if state == "begun" {
-		return &lastRun{state: stateInterrupted, runID: id}, nil
+		run := &lastRun{state: stateInterrupted, runID: id}
+		if last, err := report.ParseFile(m.reportFile, all); err == nil {
+			run.record = &last.Record // of its beginning
+		}
+		return run, nil
 	}
 	last, err := report.ParseFile(m.reportFile, all)
 	if errors.Is(err, report.ErrNoReport) {

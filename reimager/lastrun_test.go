@@ -117,6 +117,26 @@ func TestLastRun(t *testing.T) {
 	}
 }
 
+// A job whose run has begun is over, even if GRUB could not clear its entry.
+func TestArmedOrOver(t *testing.T) {
+	for name, c := range map[string]struct {
+		file []byte
+		want string
+	}{
+		"not started yet":    {report.EmptyFile("one", report.FileBytes), stateArmed},
+		"failed":             {filled(t, "one", "failed"), stateFailed},
+		"rehearsed":          {filled(t, "one", "rehearsed"), stateRehearsed},
+		"cut off":            {begun("one"), stateInterrupted},
+		"another run's":      {filled(t, "zero", "failed"), stateArmed},
+		"report file spoilt": {[]byte("x"), stateArmed},
+	} {
+		got, err := machineWith(t, map[string][]byte{reportName: c.file}).statusWith(&config.Job{RunID: "one"})
+		if err != nil || got.State != c.want {
+			t.Errorf("%s: %+v, %v; want %s", name, got, err, c.want)
+		}
+	}
+}
+
 // exitOf is the exit status that a command with this end has.
 func exitOf(err error) int {
 	root := reportCommand()

@@ -102,12 +102,21 @@ Exit status:
 // status looks at what arm, or a run, has left. What was armed last counts most, then
 // what came back here, then what brought this system.
 func (m machine) status() (*status, error) {
-	if job, err := armedJob(); err != nil {
+	job, err := armedJob()
+	if err != nil {
 		return nil, err
-	} else if job != nil {
+	}
+	return m.statusWith(job)
+}
+
+// statusWith is status of a machine whose boot loader is about to start a job, or nil.
+func (m machine) statusWith(job *config.Job) (*status, error) {
+	last, err := m.lastRun()
+	// A job whose run has begun is over, although a GRUB that cannot write has left
+	// next_entry in place.
+	if job != nil && (err != nil || last.runID != job.RunID) {
 		return &status{State: stateArmed, RunID: job.RunID, Job: job}, nil
 	}
-	last, err := m.lastRun()
 	if err != nil {
 		return nil, err
 	}

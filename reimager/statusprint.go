@@ -27,7 +27,7 @@ func (s *status) print(out io.Writer) {
 	if s.Job != nil {
 		p.job(s.Job)
 	}
-	if s.State == stateInterrupted {
+	if s.State == stateInterrupted && s.Record == nil {
 		p.line("run", "%s began and has left no report", s.RunID)
 	}
 	if s.Record != nil {

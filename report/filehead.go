@@ -5,10 +5,10 @@ import (
 	"fmt"
 )
 
-// FileState reads of a report file's first block whose file it is and its state:
+// FileHead reads of a report file's first block whose file it is and its state:
 // "empty", "begun" (a run has begun and has not ended yet) or "filled". name is used
 // in errors.
-func FileState(name string, all []byte) (runID, state string, err error) {
+func FileHead(name string, all []byte) (runID, state string, err error) {
 	line, _, _ := bytes.Cut(all[:min(len(all), FileBlockBytes)], []byte("\n"))
 	var format, index, length int
 	if _, err := fmt.Sscanf(string(line), "reimager-report %d %s %d %s %d", &format, &runID, &index, &state, &length); err != nil || format != 1 || index != 0 {
