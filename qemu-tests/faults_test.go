@@ -16,6 +16,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"reimager/boot"
 	"reimager/config"
 	"reimager/qemu-tests/lab"
 	"reimager/qemu-tests/scenario"
@@ -210,12 +211,14 @@ func buildFaultyOld(t *testing.T, path, release string) (job string) {
 		Image: config.JobImage{Source: at(5, "/release"), Bytes: info.Size(), SHA256: sumOf(t, image)},
 		// scsi_debug has a serial number of its own.
 		Target:  config.DiskIdentity{Bytes: spec.SizeMiB << 20, PTUUID: strings.TrimPrefix(spec.ID, "0x")},
-		OldRoot: spec.Partitions[1].UUID,
-		Report:  config.JobReport{Source: at(2, "/var/lib/reimager/report"), Bytes: report.FileBytes},
+		OldRoot: spec.Partitions[1].UUID, Gate: at(1, "/reimager/gate"),
+		Report: config.JobReport{Source: at(2, "/var/lib/reimager/report"), Bytes: report.FileBytes},
 	}
 	text, err := j.Encode()
 	must(t, err)
-	spec.Partitions[0].Tree = lab.Tree{lab.Text("reimager/job.json", 0o600, string(text))}
+	gate, err := boot.Gate(run, boot.GateArmed)
+	must(t, err)
+	spec.Partitions[0].Tree = lab.Tree{lab.Text("reimager/job.json", 0o600, string(text)), lab.Text("reimager/gate", 0o600, string(gate))}
 	key := lab.Text("etc/kiosk/keys/client.key", 0o600, "the till's own\n")
 	key.UID, key.GID, key.Xattrs = 990, 990, map[string]string{"user.kept": "yes"}
 	spec.Partitions[1].Tree = append(faultRoot("old"), key,
