@@ -230,15 +230,26 @@ func (s *supervisor) undo(e Ending, a Action) {
 		}
 	}
 	s.did = a
-	back := Ending{Phase: e.Phase, Attempts: e.Attempts}
-	s.runWorker(jobUndo, &back)
-	if back.Failure != nil {
-		s.report.Printf("warning: no report in the old system: %s", back.Failure.Error)
-	}
-	if back.Crash != "" {
-		s.report.Printf("warning: no report in the old system: %s", back.Crash)
+	// What fails at once may go well the next time; what was waited for in vain will not.
+	for range 2 {
+		back, began := Ending{Phase: e.Phase, Attempts: e.Attempts}, time.Now()
+		s.runWorker(jobUndo, &back)
+		if back.Failure == nil && back.Crash == "" {
+			return
+		}
+		why := back.Crash
+		if back.Failure != nil {
+			why = back.Failure.Error
+		}
+		s.report.Printf("warning: no report in the old system: %s", why)
+		if time.Since(began) > undoAgain {
+			return
+		}
 	}
 }
+
+// undoAgain is within what time an undo has to fail to be tried once more.
+const undoAgain = 2 * time.Second
 
 func (s *supervisor) startWorker(job string, attempt int, pipe *os.File) (pid int, err error) {
 	s.mu.Lock()

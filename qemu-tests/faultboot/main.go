@@ -246,7 +246,8 @@ func (v *victim) attempt(out io.Writer, f fault) error {
 	if err != nil {
 		return err
 	}
-	return v.tell(out, f.String(), e, judge(e, f.stage == "undo", v))
+	// Undoing is tried twice.
+	return v.tell(out, f.String(), e, judge(e, f.stage == "undo" && f.onwards, v))
 }
 
 // tell says what became of the machine.
