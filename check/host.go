@@ -12,6 +12,7 @@ import (
 
 	"reimager/config"
 	"reimager/disk"
+	"reimager/stages"
 )
 
 // Host is where a machine shows itself. The zero value is the running machine;
@@ -57,10 +58,7 @@ func (h Host) release() (string, error) {
 // (Documentation/ABI/testing/sysfs-firmware-dmi-entries), and what kind of firmware
 // booted it.
 func (h Host) Machine() config.MachineIdentity {
-	return config.MachineIdentity{
-		Vendor: text(h.sys("class/dmi/id/sys_vendor")), Product: text(h.sys("class/dmi/id/product_name")),
-		Board: text(h.sys("class/dmi/id/board_name")), Firmware: h.firmware(),
-	}
+	return stages.ThisMachine(h.sys(""))
 }
 
 // memory returns a line of /proc/meminfo in bytes: proc_meminfo(5).
