@@ -1,6 +1,10 @@
 package main
 
-import "reimager/config"
+import (
+	"time"
+
+	"reimager/config"
+)
 
 // Phase is how far a run has come. The worker says so before it goes on, so that
 // PID 1 knows it whatever becomes of the worker.
@@ -90,12 +94,22 @@ func decide(c config.Failure, e Ending) Action {
 		return Hold
 	case e.Over != nil && e.Over.New:
 		return GoOn
-	case e.Over != nil || e.Failure != nil && e.Failure.Back:
+	case e.Over != nil || e.Rehearsed || e.Failure != nil && e.Failure.Back:
 		return GoBack
 	case failed && c.BeforeWrite == "hold":
 		return Hold
 	}
 	return GoBack
+}
+
+// holdsFor is how long a machine holds before it tries again; 0 is for ever. After the
+// first attempts the disk counts as broken, but what is in memory can still save the
+// machine, and a disk or its link may come back.
+func holdsFor(c config.Failure, e Ending) time.Duration {
+	if e.Phase == PhaseCastOff && c.AfterWrite == "retry" {
+		return 15 * time.Minute
+	}
+	return 0
 }
 
 // holdText tells whoever stands before a machine that holds what to do.

@@ -28,7 +28,7 @@ func TestDecide(t *testing.T) {
 		{"ended in write without a word", usual, Ending{Phase: PhaseCastOff, Attempts: 1}, TryAgain},
 		{"rehearsed", usual, Ending{Phase: PhaseGather, Rehearsed: true}, GoBack},
 		{"rehearsed, hold", careful, Ending{Phase: PhaseGather, Rehearsed: true}, GoBack},
-		{"crashed after it was rehearsed, hold", careful, Ending{Phase: PhaseGather, Rehearsed: true, Crash: "signal 9"}, Hold},
+		{"crashed after it was rehearsed, hold", careful, Ending{Phase: PhaseGather, Rehearsed: true, Crash: "signal 9"}, GoBack},
 		{"cancelled, hold", careful, Ending{Phase: PhaseWake, Failure: &Failure{Error: "x", Back: true}}, GoBack},
 		{"over, gate closed", usual, Ending{Phase: PhaseWake, Over: &Over{Leave: ByReboot}}, GoBack},
 		{"over, gate open", careful, Ending{Phase: PhaseWake, Over: &Over{Leave: ByKexec}}, GoBack},
@@ -42,6 +42,25 @@ func TestDecide(t *testing.T) {
 	} {
 		if got := decide(tt.config, tt.ending); got != tt.want {
 			t.Errorf("%s: decide = %s; want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+// A machine whose image is in memory tries again, unless it is told not to; what was not
+// begun, or is over, waits for somebody.
+func TestHoldsFor(t *testing.T) {
+	for _, tt := range []struct {
+		after  config.Choice
+		ending Ending
+		again  bool
+	}{
+		{"retry", Ending{Phase: PhaseCastOff}, true},
+		{"hold", Ending{Phase: PhaseCastOff}, false},
+		{"retry", Ending{Phase: PhaseGather}, false},
+		{"retry", Ending{Phase: PhaseWake, Over: &Over{Leave: Stay}}, false},
+	} {
+		if got := holdsFor(config.Failure{AfterWrite: tt.after}, tt.ending); got > 0 != tt.again {
+			t.Errorf("holdsFor(%s, %+v) = %s; want it to end: %v", tt.after, tt.ending, got, tt.again)
 		}
 	}
 }

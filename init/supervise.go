@@ -39,6 +39,7 @@ type supervisor struct {
 
 	pulse   pulse
 	unwatch chan chan struct{} // ends watch; the inner one is closed when it has
+	dog     *wake.Watchdog     // one that runs although watch has ended
 }
 
 // supervise never returns.
@@ -53,7 +54,7 @@ func supervise() {
 		}
 	}()
 
-	problems := []error{wake.Mount(), wake.QuietConsole(), wake.CtrlAltDelOff()}
+	problems := []error{wake.Mount(), wake.QuietConsole(), wake.CtrlAltDelOff(), wake.SysRqOff()}
 	s := &supervisor{started: started, config: config.Default(), ended: make(chan unix.WaitStatus, 1), children: make(chan struct{}, 1), shells: map[int]shell{}, unwatch: make(chan chan struct{})}
 	if c, err := config.ReadFile(config.FilePath); err == nil {
 		s.config = *c
@@ -126,6 +127,9 @@ func (s *supervisor) run() {
 				s.undo(e, action)
 			}
 			s.hold(e)
+			s.page.Again()
+			e.Attempts++
+			job = jobResume
 		}
 	}
 }
@@ -366,6 +370,9 @@ func (s *supervisor) leave(e Ending) {
 		e.Over = &Over{Why: e.Over.Why, Leave: Stay, Stuck: err.Error()}
 		s.report.Printf("FAILED   %v", err)
 		s.showEnd(e, Hold)
+		if s.config.Machine.Watchdog != "off" {
+			go s.watch()
+		}
 		s.hold(e)
 	}
 	s.report.Printf("reboot")
@@ -380,12 +387,19 @@ func (s *supervisor) leave(e Ending) {
 	}
 }
 
-// hold keeps the machine, its memory and its message.
+// hold keeps the machine, its memory and its message. It returns when the write may be
+// tried again.
 func (s *supervisor) hold(e Ending) {
 	s.pulse.hold()
+	again := holdsFor(s.config.Failure, e)
 	for {
 		for _, line := range holdText(e) {
 			s.report.Printf("%s", line)
+		}
+		if again > 0 {
+			s.report.Printf("The write is tried again in %s.", again)
+			time.Sleep(again)
+			return
 		}
 		// Once an hour, for a console that somebody attaches later.
 		time.Sleep(time.Hour)

@@ -29,14 +29,17 @@ func lastResort() time.Duration { return patience() + undoTime + 3*lastWords }
 func (s *supervisor) watch() {
 	tick := time.NewTicker(feedEvery)
 	defer tick.Stop()
-	var dog *wake.Watchdog
-	failed := false
+	dog, failed := s.dog, false
 	for {
 		select {
 		case released := <-s.unwatch:
 			if dog != nil {
-				if err := dog.Release(); err != nil {
+				runs, err := dog.Release()
+				if err != nil {
 					s.report.Detail("%v", err)
+				}
+				if s.dog = nil; runs {
+					s.dog = dog
 				}
 			}
 			close(released)

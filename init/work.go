@@ -58,7 +58,7 @@ func work(job, attempt string) int {
 	if e := saveRecord(r.Record); e != nil {
 		r.Report.Printf("warning: %v", e)
 	}
-	failure := &Failure{Error: r.Record.Error, Hints: r.Record.Hints, Stage: r.Record.Stage, Back: errors.Is(err, stages.ErrCancelled)}
+	failure := &Failure{Error: r.Record.Error, Hints: r.Record.Hints, Stage: r.Record.Stage, Back: errors.Is(err, stages.ErrCancelled) || r.Returns()}
 	if e := say(pipe, message{Failed: failure}); e != nil {
 		r.Report.Printf("FAILED   %s", report.Explain(err))
 	}

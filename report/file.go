@@ -114,6 +114,7 @@ func FileBlocks(runID string, n int64, record *Record, log []byte) ([][]byte, er
 	room := FileBlockBytes - len(blockLine(runID, 0, FileFilled, 0))
 	count := int(n / FileBlockBytes)
 	var text []byte
+	all := log
 	for {
 		var err error
 		if text, err = json.Marshal(LastRun{*record, string(log)}); err != nil {
@@ -121,6 +122,12 @@ func FileBlocks(runID string, n int64, record *Record, log []byte) ([][]byte, er
 		}
 		if len(text) <= count*room {
 			break
+		}
+		if notes := len(record.Warnings) + len(record.NotThere); len(log) == 0 && notes > 1 {
+			short := *record
+			short.Warnings, short.NotThere = []string{fmt.Sprintf("the report had no room for %d warnings and missing paths", notes)}, nil
+			record, log = &short, all
+			continue
 		}
 		if len(log) == 0 {
 			return nil, fmt.Errorf("encode report: %d bytes, the file has room for %d", len(text), count*room)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -154,6 +155,25 @@ func TestReportFile(t *testing.T) {
 		if diff := cmp.Diff(*record, got.Record); diff != "" || !strings.HasSuffix(log, got.Log) || len(log) > 0 && len(got.Log) == 0 {
 			t.Errorf("ParseFile: log of %d bytes instead of %d, record (-want +got):\n%s", len(got.Log), len(log), diff)
 		}
+	}
+}
+
+// A record with more to say than the file has room for still says how the run ended.
+func TestReportFileOfManyWarnings(t *testing.T) {
+	record := &Record{Format: RecordFormat, RunID: "R", Outcome: "failed", Error: "the error"}
+	for i := range 5000 {
+		record.Warnings = append(record.Warnings, fmt.Sprintf("retained path /srv/%060d: a socket is not kept", i))
+	}
+	blocks, err := FileBlocks("R", FileBytes, record, []byte("the log\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := ParseFile("report", slices.Concat(blocks...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last.Record.Error != "the error" || len(last.Record.Warnings) != 1 || last.Log != "the log\n" || len(record.Warnings) != 5000 {
+		t.Errorf("report: error %q, warnings %q, log %q", last.Record.Error, last.Record.Warnings, last.Log)
 	}
 }
 

@@ -132,8 +132,10 @@ func (r *Run) plan(ctx context.Context) (*retain.Plan, error) {
 			r.Record.NotThere = append(r.Record.NotThere, m.Pattern)
 		}
 	}
+	var surprises []string
 	for _, s := range plan.Surprises {
-		r.warn("retained path %s: %s", s.Path, s.Why)
+		surprises = append(surprises, fmt.Sprintf("retained path %s: %s", s.Path, s.Why))
 	}
+	r.warnAll(surprises)
 	return plan, nil
 }

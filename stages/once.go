@@ -41,6 +41,13 @@ type OverError struct {
 
 func (e *OverError) Error() string { return "this run is over: " + e.Why }
 
+// Returns tells whether somebody wants the old system back whatever becomes of the run:
+// it is a rehearsal, or cancelled.
+func (r *Run) Returns() bool {
+	p, err := ReadParameters()
+	return err == nil && (p.Cancel || p.Rehearse) || r.Job != nil && r.Job.Rehearse
+}
+
 // ErrCancelled says that somebody typed reimager.cancel.
 var ErrCancelled = errors.New("cancelled on the kernel command line (reimager.cancel)")
 
@@ -99,7 +106,8 @@ func (r *Run) closeGate(ctx context.Context) (closed bool, err error) {
 		return false, report.Hint(fmt.Errorf("check gate %s: %w", source, err), "arm the machine again")
 	}
 	if state == boot.GateTried {
-		return true, &OverError{Why: "its gate is closed", Closed: true}
+		// That we are here proves that the boot loader does not heed it.
+		return false, &OverError{Why: "its gate is closed"}
 	}
 	tried, err := boot.Gate(r.Job.RunID, boot.GateTried)
 	if err != nil {

@@ -37,6 +37,9 @@ func (r *Run) decodeAll(ctx context.Context, g *Gathered, compressed io.Reader, 
 		if end := part.Off + int64(len(part.Data)); end > g.Disk.Bytes {
 			return report.Hint(fmt.Errorf("the image is larger than %s", g.Disk.String()), "make a smaller image, or use a larger disk")
 		}
+		if m != nil && part.Index < 0 {
+			part.Zero = true // it is not written: a table or superblock there would not be on the disk
+		}
 		held.Take(part)
 		if part.Zero {
 			preview.FeedZeros(int64(len(part.Data)))

@@ -114,7 +114,7 @@ func (r *Run) LoadJob(ctx context.Context) error {
 	}
 	r.Record.RunID = r.Job.RunID
 	r.Report.SetRun(r.Job.RunID)
-	r.Report.Tell(report.Event{Run: r.Job.RunID, Rehearsal: r.Job.Rehearse})
+	r.Report.Tell(report.Event{Run: r.Job.RunID, Rehearsal: r.Job.Rehearse || p.Rehearse})
 	r.Report.Printf("job      %s of %s", r.Job.RunID, r.Job.Armed.UTC().Format(time.RFC3339))
 	return nil
 }

@@ -69,6 +69,20 @@ func CtrlAltDelOff() error {
 	return nil
 }
 
+// SysRqOff makes the kernel deaf to SysRq from keyboards and serial lines, which could
+// reset a half written disk; its trigger file still works. An oops shall cost a worker,
+// not the machine. Documentation/admin-guide/sysrq.rst, sysctl/kernel.rst.
+func SysRqOff() error {
+	var all []error
+	for _, name := range []string{"sysrq", "panic_on_oops"} {
+		err := os.WriteFile("/proc/sys/kernel/"+name, []byte("0"), 0)
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // CONFIG_MAGIC_SYSRQ may be off
+			all = append(all, fmt.Errorf("switch %s off: %w", name, err))
+		}
+	}
+	return errors.Join(all...)
+}
+
 // Cmdline returns the value of a parameter of the kernel command line, the last
 // one if it is there more than once.
 func Cmdline(key string) (string, error) {

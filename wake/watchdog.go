@@ -23,7 +23,8 @@ type Watchdog struct {
 
 // OpenWatchdog opens a watchdog, such as "watchdog0", which starts it, and asks it to
 // wait that long, to the second. A watchdog that cannot wait so long, or cannot be
-// asked, keeps its own time. One that is not there is os.ErrNotExist.
+// asked, keeps its own time; so does one that waits longer, since it may have to last
+// until the next system is up. One that is not there is os.ErrNotExist.
 func OpenWatchdog(name string, timeout time.Duration) (_ *Watchdog, err error) {
 	state, _ := os.ReadFile(filepath.Join("/sys/class/watchdog", name, "state")) // CONFIG_WATCHDOG_SYSFS may be off
 	w := &Watchdog{ran: strings.TrimSpace(string(state)) == "active"}
@@ -35,19 +36,34 @@ func OpenWatchdog(name string, timeout time.Duration) (_ *Watchdog, err error) {
 	if info, err := unix.IoctlGetWatchdogInfo(fd); err == nil {
 		w.Name = unix.ByteSliceToString(info.Identity[:])
 	}
-	// EINVAL: longer than it can. EOPNOTSUPP: it has one time only.
-	_ = unix.IoctlSetPointerInt(fd, unix.WDIOC_SETTIMEOUT, int(timeout.Seconds()))
+	if w.Timeout = waits(fd); w.Timeout < timeout {
+		// EINVAL: longer than it can. EOPNOTSUPP: it has one time only.
+		_ = unix.IoctlSetPointerInt(fd, unix.WDIOC_SETTIMEOUT, int(timeout.Seconds()))
+		w.Timeout = waits(fd)
+	}
+	if err := w.Feed(); err != nil {
+		// Better none than one that nobody can feed.
+		return nil, errors.Join(err, w.stop())
+	}
+	return w, nil
+}
+
+// waits is how long a watchdog waits; 0 if that is not known.
+func waits(fd int) time.Duration {
 	seconds, err := unix.IoctlGetInt(fd, unix.WDIOC_GETTIMEOUT)
 	if err != nil {
-		seconds = 0 // not known: then it is fed as often as can be
+		return 0
 	}
-	w.Timeout = time.Duration(seconds) * time.Second
-	return w, w.Feed()
+	return time.Duration(seconds) * time.Second
 }
 
 // Feed makes it wait anew.
 func (w *Watchdog) Feed() error {
-	if err := unix.IoctlWatchdogKeepalive(int(w.f.Fd())); err != nil {
+	if unix.IoctlWatchdogKeepalive(int(w.f.Fd())) == nil {
+		return nil
+	}
+	// A driver without WDIOF_KEEPALIVEPING is fed by any write but that of a V.
+	if _, err := w.f.Write([]byte{0}); err != nil {
 		return fmt.Errorf("feed watchdog %s: %w", w.Name, err)
 	}
 	return nil
@@ -57,10 +73,16 @@ func (w *Watchdog) Feed() error {
 // before it is closed: the system that starts next may know nothing of it, and may take
 // longer than its time. One that ran is fed a last time: the next system is used to it.
 // A watchdog that cannot be stopped (nowayout) runs on.
-func (w *Watchdog) Release() error {
+//
+// runs tells whether it goes on, and can be fed again.
+func (w *Watchdog) Release() (runs bool, err error) {
 	if w.ran {
-		return w.Feed() // closed it would be stopped, or complain
+		return true, w.Feed() // closed it would be stopped, or complain
 	}
+	return false, w.stop()
+}
+
+func (w *Watchdog) stop() error {
 	_, err := w.f.WriteString("V")
 	if err := errors.Join(err, w.f.Close()); err != nil {
 		return fmt.Errorf("stop watchdog %s: %w", w.Name, err)
