@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"reimager/config"
+	"reimager/delivery"
 	"reimager/disk"
 	"reimager/image"
 	"reimager/report"
@@ -22,9 +24,29 @@ const (
 	RehearsalPath = "/var/lib/reimager/rehearsal.json"
 )
 
+// LogDirs are the folders where the run that brought the system beneath root may have
+// left its record; the first that has one counts. A run leaves a pointer only if its
+// folder is not the usual one, and a program that delivers its record knows it, too.
+func LogDirs(root string) []string {
+	dirs := []string{filepath.Join(root, report.LogPointer)}
+	if r, err := os.OpenRoot(root); err == nil {
+		if s, err := delivery.ReadSettings(r); err == nil {
+			dirs = append(dirs, filepath.Join(root, s.LogDir))
+		}
+		r.Close()
+	}
+	return append(dirs, filepath.Join(root, config.Default().New.LogDir))
+}
+
 // cameFrom returns the record of the run that brought this system; nil if none did.
 func (h Host) cameFrom() (*report.Record, error) {
-	return readRecord(h.root(report.LogPointer + "/" + report.RecordName))
+	for _, dir := range LogDirs(h.root("")) {
+		r, err := readRecord(filepath.Join(dir, report.RecordName))
+		if r != nil || err != nil {
+			return r, err
+		}
+	}
+	return nil, nil
 }
 
 func readRecord(name string) (*report.Record, error) {

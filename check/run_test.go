@@ -1,6 +1,7 @@
 package check
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"reimager/config"
+	"reimager/delivery"
 	"reimager/image"
 	"reimager/report"
 	"reimager/retain"
@@ -47,6 +49,21 @@ func TestCameFrom(t *testing.T) {
 	h := fixture(t, map[string]string{"root/kiosk/log/record.json": `{"image":{"name":"kiosk","counter":4}}`}, map[string]string{"root/" + report.LogPointer: "../../../kiosk/log"})
 	if r, err := h.cameFrom(); err != nil || r == nil || r.Image.Counter != 4 {
 		t.Errorf("cameFrom = %+v, %v; want counter 4", r, err)
+	}
+	// The default folder has no pointer; the settings of what delivers name another one.
+	to := config.Default().Report
+	to.File = "/x"
+	text, err := json.Marshal(delivery.Settings{Format: delivery.SettingsFormat, LogDir: "/kiosk/log", To: to})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, files := range map[string]map[string]string{
+		"default":  {"root/var/log/reimager/record.json": `{"image":{"name":"kiosk","counter":5}}`},
+		"settings": {"root/" + delivery.SettingsPath: string(text), "root/kiosk/log/record.json": `{"image":{"name":"kiosk","counter":5}}`, "root/var/log/reimager/record.json": `{}`},
+	} {
+		if r, err := fixture(t, files, nil).cameFrom(); err != nil || r == nil || r.Image.Counter != 5 {
+			t.Errorf("%s: cameFrom = %+v, %v; want counter 5", name, r, err)
+		}
 	}
 	if r, err := fixture(t, nil, nil).cameFrom(); r != nil || err != nil {
 		t.Errorf("cameFrom of a machine without a record = %+v, %v", r, err)

@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"reimager/config"
+	"reimager/check"
 	"reimager/delivery"
 	"reimager/report"
 	"reimager/retain"
@@ -46,11 +46,7 @@ func thisMachine(logDir string) machine {
 	if logDir != "" {
 		return m
 	}
-	m.logDirs = []string{"/" + report.LogPointer}
-	if s, err := settingsOf(m.root); err == nil {
-		m.logDirs = append(m.logDirs, s.LogDir)
-	}
-	m.logDirs = append(m.logDirs, config.Default().New.LogDir)
+	m.logDirs = check.LogDirs(m.root)
 	return m
 }
 
