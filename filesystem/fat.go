@@ -8,18 +8,27 @@ import (
 	"strings"
 )
 
+// Loader is a program on an EFI system partition. It reads the program's bytes; an error
+// of it that is no io.EOF means that the partition makes no sense there, or that the
+// image could not be read.
+type Loader struct {
+	io.ReaderAt
+	// Path such as /EFI/BOOT/BOOTX64.EFI: of short names, which FAT keeps in capitals
+	// and compares without case.
+	Path string
+}
+
 // UEFILoaders returns the programs in the folder EFI of an EFI system partition and the
-// folders below it, such as /EFI/BOOT/BOOTX64.EFI: their short names, which FAT keeps in
-// capitals and compares without case. why says what could not be read; an error means
-// that the image could not be, or ctx has ended.
-func UEFILoaders(ctx context.Context, image io.ReaderAt, off, size int64) (loaders []string, why string, err error) {
+// folders below it. why says what could not be read; an error means that the image could
+// not be, or ctx has ended.
+func UEFILoaders(ctx context.Context, image io.ReaderAt, off, size int64) (loaders []Loader, why string, err error) {
 	f, err := openFAT(&partition{ctx: ctx, r: image, off: off, size: size})
 	if err == nil {
 		loaders, err = f.loaders()
 	}
 	var d *doubt
 	if errors.As(err, &d) {
-		return loaders, "the EFI system partition is not read: " + d.text, nil
+		return loaders, d.text, nil
 	}
 	return loaders, "", err
 }
@@ -116,6 +125,59 @@ type fatEntry struct {
 	name  string
 	dir   bool
 	first uint32
+	bytes int64
+}
+
+// fatFile reads a file along its chain of clusters, as far as that was followed.
+type fatFile struct {
+	f     *fat
+	bytes int64
+	chain []uint32
+}
+
+// ReadAt implements io.ReaderAt. It is not for use by two at once.
+func (r *fatFile) ReadAt(b []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, doubtf("offset %d of a file", off)
+	}
+	done := 0
+	for done < len(b) {
+		if off >= r.bytes {
+			return done, io.EOF
+		}
+		at, err := r.clusterAt(off / r.f.cluster)
+		if err != nil {
+			return done, err
+		}
+		inside := off % r.f.cluster
+		n := min(int64(len(b)-done), r.f.cluster-inside, r.bytes-off)
+		piece, err := r.f.p.read(r.f.data+int64(at-2)*r.f.cluster+inside, n)
+		if err != nil {
+			return done, err
+		}
+		copy(b[done:], piece)
+		done, off = done+int(n), off+n
+	}
+	return done, nil
+}
+
+// clusterAt returns a cluster of the chain. A chain has no more than the filesystem.
+func (r *fatFile) clusterAt(index int64) (uint32, error) {
+	for index >= int64(len(r.chain)) {
+		at, more, err := r.f.next(r.chain[len(r.chain)-1])
+		if err != nil {
+			return 0, err
+		}
+		if !more || int64(len(r.chain)) >= r.f.clusters {
+			return 0, doubtf("a file ends after %d clusters", len(r.chain))
+		}
+		r.chain = append(r.chain, at)
+	}
+	at := r.chain[index]
+	if at < 2 || int64(at)-2 >= r.f.clusters {
+		return 0, doubtf("cluster %d is none of its %d", at, r.f.clusters)
+	}
+	return at, nil
 }
 
 // entriesOfFAT are the files and folders of a directory's content.
@@ -131,20 +193,21 @@ func entriesOfFAT(content []byte) []fatEntry {
 			name += "." + extension
 		}
 		le := binary.LittleEndian
-		all = append(all, fatEntry{strings.ToUpper(name), content[11]&directory != 0, uint32(le.Uint16(content[20:]))<<16 | uint32(le.Uint16(content[26:]))})
+		all = append(all, fatEntry{strings.ToUpper(name), content[11]&directory != 0,
+			uint32(le.Uint16(content[20:]))<<16 | uint32(le.Uint16(content[26:])), int64(le.Uint32(content[28:]))})
 	}
 	return all
 }
 
 // loaders walks EFI, as deep as vendors go, and no folder twice. A filesystem with more
 // folders or loaders than any vendor makes is not believed.
-func (f *fat) loaders() ([]string, error) {
+func (f *fat) loaders() ([]Loader, error) {
 	const depth, folders, most = 4, 200, 200
 	root, err := f.rootDirectory()
 	if err != nil {
 		return nil, err
 	}
-	var found []string
+	var found []Loader
 	seen := map[uint32]bool{}
 	var walk func(path string, content []byte, depth int) error
 	walk = func(path string, content []byte, depth int) error {
@@ -170,7 +233,7 @@ func (f *fat) loaders() ([]string, error) {
 					return err
 				}
 				if strings.HasPrefix(string(content), "MZ") && printable(name) {
-					found = append(found, name)
+					found = append(found, Loader{&fatFile{f, e.bytes, []uint32{e.first}}, name})
 				}
 				if len(found) > most {
 					return doubtf("it has more than %d loaders", most)

@@ -3,12 +3,14 @@ package filesystem
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -63,9 +65,22 @@ func TestUEFILoaders(t *testing.T) {
 			if err != nil || why != "" {
 				t.Fatalf("UEFILoaders = %q, %v", why, err)
 			}
-			slices.Sort(got)
+			var paths []string
+			for _, l := range got {
+				paths = append(paths, l.Path)
+				// Short reads, reads across clusters, and the end.
+				content, err := io.ReadAll(iotest.OneByteReader(io.NewSectionReader(l, 0, 1<<20)))
+				if want := "MZ" + strings.Repeat("program ", 2000); err != nil || string(content) != want {
+					t.Errorf("%s has %d bytes, %v; want %d", l.Path, len(content), err, len(want))
+				}
+				b := make([]byte, 15000)
+				if n, err := l.ReadAt(b, 1500); n != len(b)-498 || err != io.EOF {
+					t.Errorf("%s: ReadAt behind the end = %d, %v", l.Path, n, err)
+				}
+			}
+			slices.Sort(paths)
 			want := []string{"/EFI/BOOT/BOOTX64.EFI", "/EFI/DEBIAN/SHIMX64.EFI", "/EFI/MANY/LAST.EFI"}
-			if diff := cmp.Diff(want, got); diff != "" {
+			if diff := cmp.Diff(want, paths); diff != "" {
 				t.Errorf("loaders (-want +got):\n%s", diff)
 			}
 			// A partition that was cut short.
@@ -98,8 +113,17 @@ func FuzzFAT(f *testing.F) {
 		p := &patch{base, map[int64][]byte{}}
 		p.put(int64(at1)%(256<<10), b1)
 		p.put(int64(at2)%(256<<10), b2)
-		if _, _, err := UEFILoaders(context.Background(), p, 0, int64(len(base))); err != nil {
+		loaders, _, err := UEFILoaders(context.Background(), p, 0, int64(len(base)))
+		if err != nil {
 			t.Fatal(err)
+		}
+		for _, l := range loaders {
+			b := make([]byte, 100)
+			for _, off := range []int64{0, 8000, 1 << 31} {
+				if n, err := l.ReadAt(b, off); n < len(b) && err == nil {
+					t.Fatalf("%s: %d bytes at %d without an error", l.Path, n, off)
+				}
+			}
 		}
 	})
 }

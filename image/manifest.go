@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 
 	"reimager/report"
@@ -84,12 +85,25 @@ type SystemFacts struct {
 	FSTab       string            `json:"fstab,omitempty"`
 	Filesystems []FilesystemFacts `json:"filesystems"`
 	UEFILoader  []string          `json:"uefi_loader,omitempty"` // on its EFI system partitions, such as /EFI/BOOT/BOOTX64.EFI
-	Users       map[string]uint32 `json:"users,omitempty"`       // name → UID
-	Groups      map[string]uint32 `json:"groups,omitempty"`      // name → GID
+	// UEFISigned are those of them that carry a signature for Secure Boot; empty: none
+	// does; nil: nobody looked.
+	UEFISigned []string          `json:"uefi_signed,omitzero"`
+	Users      map[string]uint32 `json:"users,omitempty"`  // name → UID
+	Groups     map[string]uint32 `json:"groups,omitempty"` // name → GID
 	// Paths are /etc and what lies below.
 	Paths map[string]string `json:"paths,omitempty"` // path → "file", "directory", "symlink", "fifo", "socket", "device"
 	// Missing says why some of it is not known.
 	Missing []string `json:"missing,omitempty"`
+}
+
+// ESPNotRead begins, behind the partition's number, what Missing says of an EFI system
+// partition whose loaders are not known.
+const ESPNotRead = "the EFI system partition is not read: "
+
+// ESPUnread tells whether UEFILoader may lack something, since an EFI system partition
+// could not be read.
+func (s *SystemFacts) ESPUnread() bool {
+	return s != nil && slices.ContainsFunc(s.Missing, func(m string) bool { return strings.Contains(m, ESPNotRead) })
 }
 
 // FilesystemFacts describes a filesystem of the image.

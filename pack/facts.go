@@ -11,7 +11,7 @@ import (
 
 // facts describes the system in the image.
 func (p *packer) facts(ctx context.Context) (*image.SystemFacts, error) {
-	s := &image.SystemFacts{Filesystems: []image.FilesystemFacts{}, UEFILoader: p.layout.loaders, Missing: p.layout.missing}
+	s := &image.SystemFacts{Filesystems: []image.FilesystemFacts{}, UEFILoader: p.layout.loaders, UEFISigned: p.layout.signed, Missing: p.layout.missing}
 	roots := 0
 	for _, part := range p.layout.partitions {
 		if part.Filesystem.Type == "" {

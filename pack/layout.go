@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 
+	"reimager/boot"
 	"reimager/disk"
 	"reimager/filesystem"
 	"reimager/image"
@@ -32,6 +33,7 @@ type layout struct {
 	partitions []Partition
 	firmware   []string
 	loaders    []string // of its EFI system partitions
+	signed     []string // those of them that Secure Boot may start
 	missing    []string // why they are not known, or not enough
 	// mapped is what has to be written, in ranges of at most image.RangeBytes.
 	mapped []image.Extent
@@ -133,6 +135,7 @@ const removableLoader = "/EFI/BOOT/BOOTX64.EFI"
 // readLoaders looks for what UEFI may start.
 func (l *layout) readLoaders(ctx context.Context, img io.ReaderAt) error {
 	there := false
+	l.signed = []string{}
 	for _, p := range l.partitions {
 		if p.Type != espGUID && p.Type != espMBR {
 			continue
@@ -143,9 +146,18 @@ func (l *layout) readLoaders(ctx context.Context, img io.ReaderAt) error {
 			return fmt.Errorf("look into partition %d: %w", p.Number, err)
 		}
 		if why != "" {
-			l.missing = append(l.missing, fmt.Sprintf("partition %d: %s", p.Number, why))
+			l.missing = append(l.missing, fmt.Sprintf("partition %d: %s%s", p.Number, image.ESPNotRead, why))
 		}
-		l.loaders = append(l.loaders, loaders...)
+		for _, loader := range loaders {
+			l.loaders = append(l.loaders, loader.Path)
+			// A program that no PE32+ header describes is started by no firmware that
+			// asks for signatures.
+			if signed, err := boot.KernelSigned(loader); err == nil && signed {
+				l.signed = append(l.signed, loader.Path)
+			} else if ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
 	}
 	if there && !slices.Contains(l.loaders, removableLoader) {
 		l.missing = append(l.missing, "UEFI finds no "+removableLoader+" on its EFI system partition, and has no boot entry for another loader")

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -198,6 +199,8 @@ func TestPackGPT(t *testing.T) {
 	}
 	loader := filepath.Join(t.TempDir(), "loader")
 	must(t, os.WriteFile(loader, []byte("MZ program"), 0o600))
+	signed := filepath.Join(t.TempDir(), "signed")
+	must(t, os.WriteFile(signed, signedProgram(), 0o600))
 	for _, tt := range []struct {
 		name     string
 		loaders  []string
@@ -216,7 +219,11 @@ func TestPackGPT(t *testing.T) {
 		esp := img + "@@1048576"
 		run("", "mmd", "-i", esp, "::EFI", "::EFI/BOOT", "::EFI/DEBIAN")
 		for _, l := range tt.loaders {
-			run("", "mcopy", "-i", esp, loader, "::"+l)
+			from := loader
+			if strings.Contains(l, "SHIM") {
+				from = signed
+			}
+			run("", "mcopy", "-i", esp, from, "::"+l)
 		}
 		m := pack(t, options(img, filepath.Join(t.TempDir(), "release"), image.Zstd)).Manifest
 		if got, want := fmt.Sprint(m.Disk), "{8388608 512 gpt "+tt.firmware+"}"; got != want {
@@ -224,6 +231,9 @@ func TestPackGPT(t *testing.T) {
 		}
 		if diff := cmp.Diff(tt.loaders, m.System.UEFILoader); diff != "" {
 			t.Errorf("%s: loaders (-want +got):\n%s", tt.name, diff)
+		}
+		if want := tt.loaders[max(0, len(tt.loaders)-1):]; m.System.UEFISigned == nil || !slices.Equal(want, m.System.UEFISigned) {
+			t.Errorf("%s: signed are %#v; want %v", tt.name, m.System.UEFISigned, want)
 		}
 		if got := strings.Join(m.System.Missing, "\n"); !strings.Contains(got, tt.missing) || tt.firmware == "[uefi]" && strings.Contains(got, "BOOTX64") {
 			t.Errorf("%s: missing %q; want %q in it", tt.name, got, tt.missing)
@@ -492,4 +502,38 @@ func decodeRelease(dir string, trusted image.Key) error {
 	}
 	_, err = image.Each(context.Background(), src, in.Map, pool, nil, in.Map.Check)
 	return errors.Join(err, src.Close())
+}
+
+// signedProgram is a PE32+ file with a certificate table behind all else: Microsoft's
+// "PE Format".
+func signedProgram() []byte {
+	const at, table = 0x80, 70000
+	b := make([]byte, table+16)
+	le := binary.LittleEndian
+	copy(b, "MZ")
+	le.PutUint32(b[0x3c:], at)
+	copy(b[at:], "PE\x00\x00")
+	optional := b[at+24:]
+	le.PutUint16(optional, 0x20b)
+	le.PutUint32(optional[108:], 16)
+	le.PutUint32(optional[112+8*4:], table)
+	le.PutUint32(optional[112+8*4+4:], 16)
+	le.PutUint32(b[table:], 16)
+	return b
+}
+
+// An EFI system partition that is none is no reason not to pack, and is said.
+func TestPackUnreadableESP(t *testing.T) {
+	img := filepath.Join(t.TempDir(), "gpt.img")
+	must(t, os.WriteFile(img, nil, 0o600))
+	must(t, os.Truncate(img, 8*mib))
+	c := exec.Command("sfdisk", "-q", img)
+	c.Stdin = strings.NewReader("label: gpt\nsize=2MiB,type=uefi\n")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("sfdisk: %v (`./dev test` installs it)\n%s", err, out)
+	}
+	m := pack(t, options(img, filepath.Join(t.TempDir(), "release"), image.Zstd)).Manifest
+	if !m.System.ESPUnread() {
+		t.Errorf("missing %q; want word of the EFI system partition", m.System.Missing)
+	}
 }
