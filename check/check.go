@@ -78,6 +78,8 @@ type Result struct {
 	Verdict Verdict `json:"verdict"`
 	Found   string  `json:"found"`
 	Hint    string  `json:"hint,omitempty"`
+	// Firm says that this finding cannot be forced, although others of its check can.
+	Firm bool `json:"-"`
 }
 
 func pass(name Name, format string, args ...any) Result {
@@ -145,6 +147,9 @@ func (r Results) Force(forced []string) (Results, error) {
 	out := slices.Clone(r)
 	for i := range out {
 		if out[i].Verdict == Fail && slices.Contains(forced, string(out[i].Name)) {
+			if out[i].Firm {
+				return nil, report.Hint(fmt.Errorf("%w %s: %s", ErrForce, out[i].Name, out[i].Found), "this cannot be forced; correct it")
+			}
 			out[i].Verdict = Warn
 			out[i].Found = "forced: " + out[i].Found
 		}

@@ -16,9 +16,9 @@ import (
 
 func some() Results {
 	return Results{
-		{Lifeboat, Warn, "no lifeboat yet", ""},
-		{Power, Fail, "on battery (BAT0) at 7%, expected at least 20%", "connect it to the mains"},
-		{Signature, Pass, "signed by 00AA", "not shown"},
+		{Name: Lifeboat, Verdict: Warn, Found: "no lifeboat yet"},
+		{Name: Power, Verdict: Fail, Found: "on battery (BAT0) at 7%, expected at least 20%", Hint: "connect it to the mains"},
+		{Name: Signature, Verdict: Pass, Found: "signed by 00AA", Hint: "not shown"},
 	}
 }
 
@@ -87,7 +87,7 @@ warn  lifeboat     no lifeboat yet
 // Names of files are data: they can neither forge a line nor move the cursor.
 func TestPrintHostileName(t *testing.T) {
 	var out bytes.Buffer
-	r := Results{{Retained, Warn, "/srv/a\rpass  power\x1b[2J\tb", ""}}
+	r := Results{{Name: Retained, Verdict: Warn, Found: "/srv/a\rpass  power\x1b[2J\tb", Hint: ""}}
 	if err := r.Print(&out, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -115,11 +115,11 @@ func TestJSON(t *testing.T) {
 
 func TestFailedTakesHints(t *testing.T) {
 	err := report.Hint(fmt.Errorf("outer: %w", report.Hint(errors.New("inner"), "first")), "second")
-	want := Result{Target, Fail, "outer: inner", "second; first"}
+	want := Result{Name: Target, Verdict: Fail, Found: "outer: inner", Hint: "second; first"}
 	if diff := cmp.Diff(want, failed(Target, err)); diff != "" {
 		t.Errorf("failed (-want +got):\n%s", diff)
 	}
-	want = Result{Target, Fail, "plain", ""}
+	want = Result{Name: Target, Verdict: Fail, Found: "plain"}
 	if diff := cmp.Diff(want, failed(Target, errors.New("plain"))); diff != "" {
 		t.Errorf("failed without hint (-want +got):\n%s", diff)
 	}

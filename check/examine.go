@@ -227,15 +227,15 @@ func (x *Examination) examineFirmware(h Host) {
 		return
 	}
 	if m != nil {
-		var loaders []string
-		if m.System != nil {
-			loaders = m.System.UEFILoader
-		}
-		x.add(judgeUEFILoader(loaders))
+		x.add(judgeUEFILoader(m.System))
 	}
 	on, err := h.secureBoot()
 	signed, signedErr := kernelSigned(x.Release)
-	x.add(judgeSecureBoot(on, err, x.Release != nil, signed, signedErr))
+	r := judgeSecureBoot(on, err, x.Release != nil, signed, signedErr)
+	if on && r.Verdict == Pass && x.Release != nil {
+		r = judgeLoaderSigned(x.Release.system(), r)
+	}
+	x.add(r)
 }
 
 func (x *Examination) examineBoot(h Host, kexec bool) {

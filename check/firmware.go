@@ -31,11 +31,17 @@ func judgeFirmware(machine string, m *image.Manifest) Result {
 	const hint = "build an image that this machine's firmware can boot, or have the machine boot the other way"
 	name := map[string]string{bios: "BIOS", uefi: "UEFI"}
 	switch {
-	case m == nil || len(m.Disk.Firmware) == 0:
+	case m == nil || m.Disk.Firmware == nil:
 		if machine == bios {
 			return pass(Firmware, "BIOS")
 		}
 		return warn(Firmware, "pack it with imagebuild pack, which looks", "this machine boots by UEFI, and the image does not say whether it can")
+	case machine == uefi && !slices.Contains(m.Disk.Firmware, uefi) && m.System.ESPUnread():
+		return warn(Firmware, "try the image out: imagebuild prove", "this machine boots by UEFI, and pack could not read the image's EFI system partition")
+	case len(m.Disk.Firmware) == 0:
+		r := fail(Firmware, hint, "the image has nothing that any firmware boots: no boot code in its first sector, no %s", fallbackLoader)
+		r.Firm = true
+		return r
 	case !slices.Contains(m.Disk.Firmware, machine):
 		return fail(Firmware, hint, "this machine boots by %s, the image by %s", name[machine], strings.Join(m.Disk.Firmware, ", "))
 	}
@@ -46,18 +52,29 @@ func judgeFirmware(machine string, m *image.Manifest) Result {
 // names: UEFI 2.10, 3.5.1.1. The entries of the old system name what is gone.
 const fallbackLoader = `\EFI\BOOT\BOOTX64.EFI`
 
-func judgeUEFILoader(loaders []string) Result {
-	for _, l := range loaders {
-		// FAT knows no case, and the firmware writes paths with backslashes.
-		l = strings.ToUpper(strings.ReplaceAll(l, "/", `\`))
-		if !strings.HasPrefix(l, `\`) {
-			l = `\` + l
-		}
-		if l == fallbackLoader {
-			return pass(UEFILoader, "the image brings %s", fallbackLoader)
-		}
+// hasFallback tells whether the fallback loader is among others. FAT knows no case, and
+// the firmware writes paths with backslashes.
+func hasFallback(loaders []string) bool {
+	return slices.ContainsFunc(loaders, func(l string) bool {
+		return `\`+strings.TrimPrefix(strings.ToUpper(strings.ReplaceAll(l, "/", `\`)), `\`) == fallbackLoader
+	})
+}
+
+// judgeUEFILoader looks for the fallback loader in what is known of the image.
+func judgeUEFILoader(s *image.SystemFacts) Result {
+	var loaders []string
+	if s != nil {
+		loaders = s.UEFILoader
 	}
 	found := "no loader at all"
+	switch {
+	case hasFallback(loaders):
+		return pass(UEFILoader, "the image brings %s", fallbackLoader)
+	case s == nil:
+		return warn(UEFILoader, "pack it with imagebuild pack, which looks", "the release does not say whether the image brings %s", fallbackLoader)
+	case s.ESPUnread():
+		return warn(UEFILoader, "try the image out: imagebuild prove", "pack could not read the image's EFI system partition, and so does not know whether it has %s", fallbackLoader)
+	}
 	if len(loaders) > 0 {
 		found = strings.Join(loaders, ", ")
 	}
@@ -115,4 +132,17 @@ func judgeSecureBoot(on bool, err error, haveKernel, signed bool, signedErr erro
 		return fail(SecureBoot, hint, "on, and the kernel of the release is not signed: GRUB would refuse it")
 	}
 	return pass(SecureBoot, "on; the kernel of the release is signed (whether by a key of this machine shows in a rehearsal)")
+}
+
+// judgeLoaderSigned looks at what Secure Boot meets after the run: the image's own
+// loader. kernel is the verdict on the kernel of the run.
+func judgeLoaderSigned(s *image.SystemFacts, kernel Result) Result {
+	switch {
+	case s == nil || s.UEFISigned == nil:
+		return warn(SecureBoot, "pack it with imagebuild pack, which looks", "on; the kernel of the release is signed, but it does not say whether the image's loader is")
+	case hasFallback(s.UEFILoader) && !hasFallback(s.UEFISigned):
+		return fail(SecureBoot, "use a distribution's signed loader (shim) in the image, or switch Secure Boot off in the firmware",
+			"on, and the image's %s is not signed: the firmware would refuse the new system", fallbackLoader)
+	}
+	return kernel
 }

@@ -66,6 +66,7 @@ func TestSecureBoot(t *testing.T) {
 }
 
 func TestFirmware(t *testing.T) {
+	unread := &image.SystemFacts{Missing: []string{"partition 1: " + image.ESPNotRead + "its boot sector makes no sense"}}
 	boots := func(kinds ...string) *image.Manifest { return &image.Manifest{Disk: image.Disk{Firmware: kinds}} }
 	for _, tt := range []struct {
 		machine string
@@ -80,8 +81,18 @@ func TestFirmware(t *testing.T) {
 		{bios, nil, Pass, "BIOS"},
 		{uefi, nil, Warn, "does not say"},
 		{uefi, boots(), Warn, "does not say"},
+		{bios, &image.Manifest{Disk: image.Disk{Firmware: []string{}}}, Fail, "nothing that any firmware boots"},
+		{uefi, &image.Manifest{Disk: image.Disk{Firmware: []string{}}}, Fail, "nothing that any firmware boots"},
+		{uefi, &image.Manifest{Disk: image.Disk{Firmware: []string{"bios"}}, System: unread}, Warn, "could not read"},
+		{bios, &image.Manifest{Disk: image.Disk{Firmware: []string{}}, System: unread}, Fail, "nothing that any firmware boots"},
 	} {
 		expect(t, tt.machine, judgeFirmware(tt.machine, tt.m), tt.verdict, tt.found)
+	}
+	if r, err := (Results{judgeFirmware(uefi, &image.Manifest{Disk: image.Disk{Firmware: []string{}}})}).Force([]string{string(Firmware)}); !errors.Is(err, ErrForce) {
+		t.Errorf("Force of an image that nothing boots = %v, %v", r, err)
+	}
+	if r, err := (Results{judgeFirmware(uefi, boots("bios"))}).Force([]string{string(Firmware)}); err != nil || r[0].Verdict != Warn {
+		t.Errorf("Force of an image for the other firmware = %v, %v", r, err)
 	}
 	if got := fixture(t, map[string]string{"sys/firmware/efi/": ""}, nil).firmware(); got != uefi {
 		t.Errorf("firmware = %s, want %s", got, uefi)
@@ -104,7 +115,31 @@ func TestUEFILoader(t *testing.T) {
 		{[]string{"/EFI/BOOT/BOOTIA32.EFI"}, Fail, "lacks"},
 		{nil, Fail, "no loader at all"},
 	} {
-		expect(t, "", judgeUEFILoader(tt.loaders), tt.verdict, tt.found)
+		expect(t, "", judgeUEFILoader(&image.SystemFacts{UEFILoader: tt.loaders}), tt.verdict, tt.found)
+	}
+	unread := []string{"partition 1: " + image.ESPNotRead + "its boot sector makes no sense"}
+	expect(t, "not read", judgeUEFILoader(&image.SystemFacts{Missing: unread}), Warn, "could not read")
+	expect(t, "another one not read", judgeUEFILoader(&image.SystemFacts{UEFILoader: []string{"/EFI/BOOT/BOOTX64.EFI"}, Missing: unread}), Pass, "brings")
+	expect(t, "nothing known", judgeUEFILoader(nil), Warn, "does not say")
+}
+
+func TestLoaderSigned(t *testing.T) {
+	loaders := []string{"/EFI/BOOT/BOOTX64.EFI", "/EFI/DEBIAN/SHIMX64.EFI"}
+	kernel := pass(SecureBoot, "on; the kernel of the release is signed")
+	for _, tt := range []struct {
+		name    string
+		s       *image.SystemFacts
+		verdict Verdict
+		found   string
+	}{
+		{"signed", &image.SystemFacts{UEFILoader: loaders, UEFISigned: loaders}, Pass, "kernel of the release is signed"},
+		{"another one is", &image.SystemFacts{UEFILoader: loaders, UEFISigned: loaders[1:]}, Fail, `BOOTX64.EFI is not signed`},
+		{"none is", &image.SystemFacts{UEFILoader: loaders, UEFISigned: []string{}}, Fail, "not signed"},
+		{"packed before", &image.SystemFacts{UEFILoader: loaders}, Warn, "does not say"},
+		{"bare", nil, Warn, "does not say"},
+		{"no such loader", &image.SystemFacts{UEFISigned: []string{}}, Pass, ""},
+	} {
+		expect(t, tt.name, judgeLoaderSigned(tt.s, kernel), tt.verdict, tt.found)
 	}
 }
 
