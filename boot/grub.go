@@ -24,13 +24,13 @@ type GRUB struct {
 // the stock 00_header, 41_custom and 10_linux of GRUB's grub-mkconfig do it. It reads
 // commands, not their conditions.
 func (g *GRUB) CheckConfig() error {
-	_, err := g.readsBLS()
+	_, err := g.ReadsBLS()
 	return err
 }
 
-// readsBLS is CheckConfig, and tells whether ours has to be a boot loader entry, since
+// ReadsBLS is CheckConfig, and tells whether ours has to be a boot loader entry, since
 // custom.cfg is not read.
-func (g *GRUB) readsBLS() (bls bool, err error) {
+func (g *GRUB) ReadsBLS() (bls bool, err error) {
 	err = g.beneath("check GRUB", func(system *os.Root) error {
 		name, err := resolveBeneath(system, path.Join(g.dir, "grub.cfg"))
 		if err != nil {
@@ -73,20 +73,32 @@ func checkGRUBConfig(config string) (bls bool, err error) {
 	return false, nil
 }
 
+// CheckEntry makes sure that InstallEntry will take an entry, and tells whether it makes
+// a boot loader entry of it. It changes nothing.
+func (g *GRUB) CheckEntry(e Entry) (bls bool, err error) {
+	if _, err = e.Render(); err != nil {
+		return false, err
+	}
+	if bls, err = g.ReadsBLS(); err == nil && bls {
+		_, err = e.RenderBLS()
+	}
+	return bls, err
+}
+
 // InstallEntry puts the entry into custom.cfg, in the place of one that was
 // installed before. Every other byte of that file stays. Where custom.cfg is not read it
 // becomes a boot loader entry.
 func (g *GRUB) InstallEntry(e Entry) error {
-	body, err := e.Render()
-	if err != nil {
-		return err
-	}
-	bls, err := g.readsBLS()
+	bls, err := g.CheckEntry(e)
 	if err != nil {
 		return err
 	}
 	if bls {
 		return g.installBLS(e)
+	}
+	body, err := e.Render()
+	if err != nil {
+		return err
 	}
 	return g.editCustom("install GRUB entry", func(old customFile) (customFile, error) {
 		return installBlock(old, body)
@@ -131,7 +143,7 @@ func (g *GRUB) SetNextEntry(id string) error {
 	if err := checkEntryID(id); err != nil {
 		return fmt.Errorf("set GRUB's next entry: %w", err)
 	}
-	bls, err := g.readsBLS()
+	bls, err := g.ReadsBLS()
 	if err != nil {
 		return err
 	}

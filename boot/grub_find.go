@@ -16,6 +16,9 @@ import (
 	"reimager/report"
 )
 
+// ErrNoGRUB says that a system has no GRUB at all, as opposed to one that is not read.
+var ErrNoGRUB = errors.New("neither boot/grub/grub.cfg nor boot/grub2/grub.cfg is there")
+
 // FindGRUB finds GRUB's directory, the one with the grub.cfg that the machine is booted
 // by, in the system whose "/" is root: /boot/grub as Debian has it, /boot/grub2 as Red
 // Hat has it, or, on UEFI before RHEL 9, the one on the EFI system partition. What lies
@@ -39,7 +42,7 @@ func FindGRUB(root string) (*GRUB, error) {
 	switch len(found) {
 	case 0:
 		return nil, report.Hint(
-			fmt.Errorf("%s in %s: neither boot/grub/grub.cfg nor boot/grub2/grub.cfg is there", object, root),
+			fmt.Errorf("%s in %s: %w", object, root, ErrNoGRUB),
 			"mount /boot, and /boot/efi on UEFI, if they are partitions of their own")
 	case 1:
 		return &GRUB{root: root, dir: found[0]}, nil
