@@ -25,7 +25,8 @@ func (h Host) bootLoader() (*boot.GRUB, Result) {
 	if err != nil {
 		return nil, failed(BootLoader, err)
 	}
-	if err := g.CheckConfig(); err != nil {
+	bls, err := g.ReadsBLS()
+	if err != nil {
 		return g, failed(BootLoader, err)
 	}
 	found := "GRUB in " + g.Dir()
@@ -33,7 +34,16 @@ func (h Host) bootLoader() (*boot.GRUB, Result) {
 	if err == nil && superusers.Match(b) {
 		found += "; it has a password, which our entry needs not (--unrestricted)"
 	}
-	return g, pass(BootLoader, "%s", found)
+	return g, judgeBootLoader(found, bls)
+}
+
+// judgeBootLoader warns of an entry that cannot ask whether its run has been tried.
+func judgeBootLoader(found string, bls bool) Result {
+	if bls {
+		return warn(BootLoader, "reimager arm --rehearse proves that GRUB clears next_entry",
+			"%s; it reads boot loader entries, not custom.cfg: an entry without a gate, which stays in the menu until the run or disarm", found)
+	}
+	return pass(BootLoader, "%s", found)
 }
 
 // environment is GRUB's environment block, as GRUB itself would find it when it
@@ -45,7 +55,8 @@ type environment struct {
 	size       int64
 	scattered  error // why its bytes do not lie on the disk as they are
 	parse      error
-	next       string
+	next       string // as boot.GRUB.NextEntry
+	started    string // the run that next_entry was for, if it has started already
 }
 
 // environment looks at grubenv. A filesystem without a device of its own, as ZFS is,
@@ -84,9 +95,10 @@ func (h Host) environment(g *boot.GRUB) (*environment, error) {
 		if _, err := f.ReadAt(block, 0); err != nil {
 			return nil, fmt.Errorf("read GRUB's environment %s: %w", file, err)
 		}
-		var env *boot.Env
-		if env, e.parse = boot.ParseEnv(block); e.parse == nil {
-			e.next, _ = env.Get("next_entry")
+		if _, e.parse = boot.ParseEnv(block); e.parse == nil {
+			if e.next, err = g.NextEntry(); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return e, nil
@@ -123,6 +135,8 @@ func judgeEnvironment(e *environment, err error) Result {
 		return fail(GRUBEnv, anew, "GRUB cannot write %s: %v", e.file, e.scattered)
 	case e.parse != nil:
 		return fail(GRUBEnv, anew, "%s: %v", e.file, e.parse)
+	case e.started != "":
+		return fail(GRUBEnv, anew+"; then arm again, and rehearse first", "GRUB did not clear next_entry at the last run: %s has started, and %s still says it", e.started, e.file)
 	}
 	return pass(GRUBEnv, "%s, on %s, where GRUB can write", e.file, e.filesystem)
 }

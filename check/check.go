@@ -69,7 +69,7 @@ func names() []Name {
 // firm are the checks that nobody can force: a run that goes past them would write
 // something else than was meant, or could not begin at all.
 func firm() []Name {
-	return []Name{ReleaseFiles, Signature, Digests, Compatible, KernelFits, Target, OldRoot, Source, BootLoader, Kexec}
+	return []Name{ReleaseFiles, Signature, Digests, Compatible, KernelFits, Target, OldRoot, Source, BootLoader, NextEntry, Kexec}
 }
 
 // Result is what one check has found.

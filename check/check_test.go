@@ -102,13 +102,13 @@ func TestJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got struct {
-		Failed, Warned, Passed int
-		Results                Results
+		Format, Failed, Warned, Passed int
+		Results                        Results
 	}
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(some(), got.Results); diff != "" || got.Failed != 1 || got.Warned != 1 || got.Passed != 1 {
+	if diff := cmp.Diff(some(), got.Results); diff != "" || got.Format != 1 || got.Failed != 1 || got.Warned != 1 || got.Passed != 1 {
 		t.Errorf("JSON = %+v (-want +got):\n%s", got, diff)
 	}
 }

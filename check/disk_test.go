@@ -93,6 +93,8 @@ func TestDrivers(t *testing.T) {
 		{"by its alias", []kmod.Step{ahci}, baked(t, "6.1", renamed), Pass, "ahci"},
 		{"missing", []kmod.Step{ahci, sd}, baked(t, "6.1"), Fail, "no module for ahci pci:v8086bc01sc06i01"},
 		{"built in, other kernel", []kmod.Step{ahci, sd}, baked(t, "6.12", module), Warn, "sd: built into the running kernel 6.1, and perhaps into 6.12"},
+		{"behind bridges, other kernel", []kmod.Step{{Driver: "pcieport", Modalias: "pci:v8086bc06sc04i00"}, ahci}, baked(t, "6.12", module), Pass, "disk: ahci"},
+		{"bridge of a module", []kmod.Step{{Driver: "vmd", Module: "vmd", Modalias: "pci:v8086bc06sc04i00"}, ahci}, baked(t, "6.12", module), Fail, "vmd"},
 		{"machine alone", []kmod.Step{ahci, sd}, nil, Pass, "on the way to the disk: ahci, sd"},
 		{"nothing shown", nil, baked(t, "6.1", module), Warn, "does not show"},
 	} {
@@ -117,6 +119,8 @@ func TestFilesystems(t *testing.T) {
 		{"missing", []string{"ext4", "xfs"}, baked(t, "6.1", ext4), "", Fail, "no module for xfs"},
 		{"built in", []string{"xfs"}, baked(t, "6.1"), "xfs", Pass, "mounts xfs"},
 		{"built in, other kernel", []string{"xfs"}, baked(t, "6.12"), "xfs", Warn, "perhaps into 6.12"},
+		{"nothing", nil, nil, "", Pass, "no filesystem"},
+		{"nothing, with a release", nil, baked(t, "6.1"), "", Pass, "no filesystem"},
 		{"machine alone", []string{"ext4"}, nil, "", Pass, "a run mounts ext4"},
 	} {
 		expect(t, tt.name, judgeFilesystems(tt.need, tt.r, "6.1", map[string]bool{tt.native: true}), tt.verdict, tt.found)
@@ -255,6 +259,7 @@ func TestEnvironment(t *testing.T) {
 		{"short", with(func(e *environment) { e.size = 1000 }), Fail, "1000 bytes, expected 1024"},
 		{"empty", with(func(e *environment) { e.size = 0 }), Fail, "0 bytes, expected 1024"},
 		{"sparse", with(func(e *environment) { e.scattered = errors.New("it is not wholly there") }), Fail, "not wholly there"},
+		{"not cleared", with(func(e *environment) { e.next, e.started = EntryID, "RUN" }), Fail, "GRUB did not clear next_entry at the last run: RUN"},
 		{"no environment", with(func(e *environment) { e.parse = errors.New("block does not start with") }), Fail, "does not start"},
 	} {
 		expect(t, tt.name, judgeEnvironment(tt.e, nil), tt.verdict, tt.found)
@@ -262,6 +267,8 @@ func TestEnvironment(t *testing.T) {
 	expect(t, "missing", judgeEnvironment(nil, syscall.ENOENT), Fail, "no such file")
 	expect(t, "ZFS", judgeEnvironment(nil, errors.New("zfs on /boot has no block device")), Fail, "no block device")
 
+	expect(t, "custom.cfg", judgeBootLoader("GRUB in /boot/grub", false), Pass, "GRUB in /boot/grub")
+	expect(t, "entries", judgeBootLoader("GRUB in /boot/grub2", true), Warn, "without a gate")
 	expect(t, "nothing next", judgeNextEntry(&good, EntryID), Pass, "ordinary")
 	expect(t, "armed", judgeNextEntry(with(func(e *environment) { e.next = EntryID }), EntryID), Pass, "armed already")
 	expect(t, "somebody else's", judgeNextEntry(with(func(e *environment) { e.next = "memtest" }), EntryID), Fail, "memtest")
@@ -273,4 +280,41 @@ func TestBootSpace(t *testing.T) {
 	expect(t, "none", judgeBootSpace(bootSpace{dir: "/boot", need: 10, free: 4, held: 5}), Fail, "10 B needed")
 	expect(t, "btrfs", judgeBootSpace(bootSpace{dir: "/boot", on: &Location{Type: "btrfs"}}), Fail, "btrfs")
 	expect(t, "LVM", judgeBootSpace(bootSpace{err: errors.New("/boot lies on the LVM volume vg-boot")}), Fail, "LVM")
+}
+
+func TestOldRoot(t *testing.T) {
+	root := func(kind, path string) *Location {
+		return &Location{Device: "/dev/sda2", UUID: "AA-1", Type: kind, Path: path}
+	}
+	device := func(s string) (d config.Device) {
+		if err := d.UnmarshalText([]byte(s)); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	for _, tt := range []struct {
+		root        *Location
+		named, node string
+		verdict     Verdict
+		found       string
+	}{
+		{root("ext4", "/"), "", "", Pass, "/dev/sda2 (ext4)"},
+		{root("btrfs", "/"), "", "", Pass, "btrfs"},
+		{root("btrfs", "/@"), "", "", Fail, "btrfs subvolume /@"},
+		{root("ext4", "/deploy/1"), "", "", Fail, "folder /deploy/1"},
+		{root("ext4", "/"), "UUID=aa-1", "", Pass, ""},
+		{root("ext4", "/"), "LABEL=root", "/dev/sda2", Pass, ""},
+		{root("ext4", "/"), "LABEL=root", "/dev/sda3", Fail, "LABEL=root (/dev/sda3), but the running root is /dev/sda2"},
+		{root("ext4", "/"), "UUID=BB-2", "", Fail, "does not have"},
+		{root("ext4", "/"), "partition 2", "", Pass, "partition 2"},
+	} {
+		expect(t, tt.named, judgeOldRoot(tt.root, device(tt.named), tt.node), tt.verdict, tt.found)
+	}
+	h := fixture(t, map[string]string{"dev/sda2": ""}, map[string]string{"dev/disk/by-label/root": "../../sda2"})
+	if got := h.nodeOf(device("LABEL=root")); got != h.dev("sda2") {
+		t.Errorf("nodeOf = %q, want %q", got, h.dev("sda2"))
+	}
+	if got := h.nodeOf(device("/dev/sdz")) + h.nodeOf(device("")); got != "" {
+		t.Errorf("nodeOf of none = %q", got)
+	}
 }

@@ -82,11 +82,22 @@ func (h Host) nativeFilesystems() map[string]bool {
 	return native
 }
 
+// bridge is the modalias of a PCI bridge, class 06 of the PCI Code and ID
+// Assignment Specification.
+var bridge = regexp.MustCompile(`^pci:.*bc06sc`)
+
+// isBridge tells of a bridge whose driver is built in: pcieport, which is so in all
+// kernels (CONFIG_PCIEPORTBUS is no module), and its like.
+func isBridge(s kmod.Step) bool {
+	return s.Module == "" && (s.Driver == "pcieport" || bridge.MatchString(s.Modalias))
+}
+
 // judgeDrivers makes sure that an initrd has what stands between its kernel and the
 // disk. What is built into the running kernel is surely built into the initrd's only
 // if both are the same.
 func judgeDrivers(way []kmod.Step, r *Release, running string) Result {
 	var have, lacking, unsure []string
+	way = slices.DeleteFunc(slices.Clone(way), isBridge)
 	for _, s := range way {
 		name := s.Module
 		if name == "" {
@@ -160,7 +171,7 @@ func (h Host) mountedFilesystems(disks []disk.Disk) ([]string, error) {
 			nodes[text(h.sys("class/block/"+p.Name+"/dev"))] = true
 		}
 	}
-	var kinds []string
+	kinds := []string{}
 	for line := range strings.Lines(string(b)) {
 		head, tail, _ := strings.Cut(line, " - ")
 		fields, behind := strings.Fields(head), strings.Fields(tail)

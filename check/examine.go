@@ -2,6 +2,8 @@ package check
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +23,7 @@ const EntryID = "reimager"
 const (
 	KernelName = "kernel"
 	InitrdName = "initrd"
+	JobName    = "job.json"
 )
 
 // BootFolder is where kernel, initrd and job lie while a machine is armed: beside
@@ -30,6 +33,19 @@ func BootFolder(g *boot.GRUB) string {
 		return "/boot/reimager"
 	}
 	return filepath.Join(g.Beside(), "reimager")
+}
+
+// job is what the machine was armed for last; nil if there is none that can be read.
+func (h Host) job(g *boot.GRUB) *config.Job {
+	folder := BootFolder(g)
+	if g == nil {
+		folder = h.root(folder)
+	}
+	job, err := config.ReadJob(filepath.Join(folder, JobName))
+	if err != nil {
+		return nil
+	}
+	return job
 }
 
 // Options say what is to be examined.
@@ -72,7 +88,7 @@ func (h Host) examine(ctx context.Context, o Options) *Examination {
 	if x.Release != nil {
 		last, err := h.cameFrom()
 		x.add(judgeDowngrade(x.Release.Manifest, last, err, x.Release.Baked.Config.Machine.Downgrade))
-		last, err = h.rehearsed()
+		last, err = h.rehearsed(h.job(x.GRUB))
 		x.add(judgeRehearsal(x.Release, last, err, o.Rehearse))
 		if !o.Rehearse {
 			x.add(judgeLifeboat(x.Release.Baked.Config.PowerCut.Lifeboat))
@@ -112,10 +128,14 @@ func (x *Examination) examineDisk(h Host) {
 	var err error
 	rootDisk := ""
 	if x.Root, err = h.locate("/"); err != nil {
-		x.add(failed(OldRoot, report.Hint(err, "the root has to lie directly on a partition, not on LVM, RAID, LUKS or a network")))
+		hint := "the root has to lie directly on a partition, not on LVM, RAID, LUKS or a network"
+		if errors.Is(err, fs.ErrPermission) {
+			hint = "run it outside of a container, where root may read the disk"
+		}
+		x.add(failed(OldRoot, report.Hint(err, "%s", hint)))
 	} else {
 		rootDisk = x.Root.Disk
-		x.add(pass(OldRoot, "%s (%s)", x.Root.Device, x.Root.Type))
+		x.add(judgeOldRoot(x.Root, x.config().Old.Root, h.nodeOf(x.config().Old.Root)))
 	}
 	want := x.config().Target.Disk
 	if x.Target, err = h.targetDisk(want, rootDisk); err != nil {
@@ -244,6 +264,9 @@ func (x *Examination) examineBoot(h Host, kexec bool) {
 	all := Results{found}
 	if x.GRUB != nil {
 		e, err := h.environment(x.GRUB)
+		if job := h.job(x.GRUB); err == nil && job != nil && e.next == EntryID && report.Begun(h.root(ReportPath), job.RunID) {
+			e.started = job.RunID
+		}
 		all = append(all, judgeEnvironment(e, err))
 		if err == nil && e.parse == nil {
 			all = append(all, judgeNextEntry(e, EntryID))

@@ -34,7 +34,9 @@ func TestPower(t *testing.T) {
 		{"at the limit", battery("Discharging", "20"), Warn, "at 20%"},
 		{"low", battery("Discharging", "19"), Fail, "at 19%, expected at least 20%"},
 		{"silent about its charge", battery("Discharging", "?"), Warn, "does not say"},
-		{"the worse of two", with(battery("Discharging", "80"), "BAT1/type", "UPS", "BAT1/status", "Discharging", "BAT1/capacity", "3"), Fail, "on battery (BAT1)"},
+		{"the fuller of two", with(battery("Discharging", "3"), "BAT1/type", "UPS", "BAT1/status", "Discharging", "BAT1/capacity", "80"), Warn, "on battery (BAT1) at 80%"},
+		{"both low", with(battery("Discharging", "3"), "BAT1/type", "UPS", "BAT1/status", "Discharging", "BAT1/capacity", "4"), Fail, "on battery (BAT1) at 4%"},
+		{"drained beside mains", with(battery("Discharging", "5"), "AC/type", "Mains", "AC/online", "1"), Warn, "on mains (AC), but the battery (BAT0, at 5%)"},
 		{"a mouse's", with(battery("Discharging", "3"), "BAT0/scope", "Device\n"), Pass, "tells of no battery"},
 		{"taken out", with(battery("Discharging", "3"), "BAT0/present", "0\n"), Pass, "tells of no battery"},
 	} {

@@ -136,3 +136,43 @@ func Identify(d *disk.Disk) (config.DiskIdentity, error) {
 	}
 	return config.DiskIdentity{Serial: d.Serial, WWN: d.WWN, Model: d.Model, Bytes: d.Bytes, PTUUID: table.UUID}, nil
 }
+
+// nodeOf returns the node of a device that a configuration names, as udev links it; ""
+// if this machine has none, or it is none of a name.
+func (h Host) nodeOf(d config.Device) string {
+	name := ""
+	switch d.Kind {
+	case config.ByPath:
+		name = h.dev(strings.TrimPrefix(d.Value, "/dev/"))
+	case config.ByUUID, config.ByLabel, config.ByPartUUID, config.ByPartLabel:
+		name = h.dev("disk/by-" + strings.ToLower(string(d.Kind)) + "/" + d.Value)
+	default:
+		return ""
+	}
+	node, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return ""
+	}
+	return node
+}
+
+// judgeOldRoot makes sure that a run finds the running root, and finds it at the root of
+// its filesystem: it mounts that. node is where named leads on this machine.
+func judgeOldRoot(root *Location, named config.Device, node string) Result {
+	const hint = "correct [old] root in reimager.toml, or leave it out, and bake the initrd again"
+	switch {
+	case root.Path != "/" && root.Type == "btrfs":
+		return fail(OldRoot, "a root on btrfs has to be its top level", "%s: the root is its btrfs subvolume %s, which a run does not mount", root.Device, root.Path)
+	case root.Path != "/":
+		return fail(OldRoot, "the root has to be the top of its filesystem", "%s: the root is its folder %s, which a run does not mount", root.Device, root.Path)
+	case named.Kind == config.ByUUID && strings.EqualFold(named.Value, root.UUID):
+	case named.IsZero(), node == root.Device:
+	case named.Kind == config.ByNumber:
+		return pass(OldRoot, "%s (%s); the configuration names %s of the target", root.Device, root.Type, named)
+	case node == "":
+		return fail(OldRoot, hint, "the configuration names %s, which this machine does not have; the running root is %s", named, root.Device)
+	default:
+		return fail(OldRoot, hint, "the configuration names %s (%s), but the running root is %s", named, node, root.Device)
+	}
+	return pass(OldRoot, "%s (%s)", root.Device, root.Type)
+}

@@ -42,7 +42,8 @@ func (h Host) supplies() []supply {
 
 func judgePower(all []supply) Result {
 	const hint = "connect it to the mains: a run that has begun to write cannot be interrupted"
-	mains, lowest, charge := "", "", 101
+	// A machine runs on as long as the fullest of its batteries.
+	mains, battery, charge := "", "", -1
 	for _, s := range all {
 		switch s.kind {
 		case "Mains", "USB", "Wireless":
@@ -53,20 +54,22 @@ func judgePower(all []supply) Result {
 			if !s.discharging {
 				continue
 			}
-			if s.capacity < charge {
-				lowest, charge = s.name, s.capacity
+			if battery == "" || s.capacity > charge {
+				battery, charge = s.name, s.capacity
 			}
 		}
 	}
 	switch {
-	case lowest == "" && mains == "":
+	case battery == "" && mains == "":
 		return pass(Power, "this machine tells of no battery")
-	case lowest == "":
+	case battery == "":
 		return pass(Power, "on mains (%s)", mains)
 	case charge < 0:
-		return warn(Power, hint, "on battery (%s), which does not say how full it is", lowest)
+		return warn(Power, hint, "on battery (%s), which does not say how full it is", battery)
+	case mains != "":
+		return warn(Power, "see whether the mains supply is strong enough", "on mains (%s), but the battery (%s, at %d%%) is being drained", mains, battery, charge)
 	case charge < lowPower:
-		return fail(Power, hint, "on battery (%s) at %d%%, expected at least %d%%", lowest, charge, lowPower)
+		return fail(Power, hint, "on battery (%s) at %d%%, expected at least %d%%", battery, charge, lowPower)
 	}
-	return warn(Power, hint, "on battery (%s) at %d%%", lowest, charge)
+	return warn(Power, hint, "on battery (%s) at %d%%", battery, charge)
 }

@@ -63,16 +63,20 @@ func (r Results) Summary() string {
 	return fmt.Sprintf("nothing failed, %s, %d passed", warned, r.Count(Pass))
 }
 
+// jsonFormat is the version of what JSON writes: docs/formats.md.
+const jsonFormat = 1
+
 // JSON writes the results for programs.
 func (r Results) JSON(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(struct {
+		Format  int     `json:"format"`
 		Failed  int     `json:"failed"`
 		Warned  int     `json:"warned"`
 		Passed  int     `json:"passed"`
 		Results Results `json:"results"`
-	}{r.Count(Fail), r.Count(Warn), r.Count(Pass), r})
+	}{jsonFormat, r.Count(Fail), r.Count(Warn), r.Count(Pass), r})
 }
 
 // least is what a column has on a terminal that is too narrow for it.

@@ -88,16 +88,33 @@ func judgeDowngrade(m *image.Manifest, last *report.Record, err error, rule conf
 }
 
 // rehearsed returns the record of the last rehearsal on this machine, wherever it
-// lies; nil if there is none.
-func (h Host) rehearsed() (*report.Record, error) {
-	last, err := report.ReadFile(h.root(ReportPath))
-	switch {
-	case err == nil && last.Record.Outcome == "rehearsed":
-		return &last.Record, nil
-	case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, report.ErrNoReport):
-		return nil, err
+// lies; nil if there is none. The newest counts, also one that failed. job is what the
+// machine was armed for last, or nil.
+func (h Host) rehearsed(job *config.Job) (*report.Record, error) {
+	for _, name := range []string{h.root(ReportPath), LastReport(h.root(ReportPath))} {
+		last, err := report.ReadFile(name)
+		switch {
+		case err == nil && (last.Record.Outcome == "rehearsed" || RehearsalFailed(job, name)):
+			return &last.Record, nil
+		case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, report.ErrNoReport):
+			return nil, err
+		}
 	}
 	return readRecord(h.root(RehearsalPath))
+}
+
+// LastReport is where a report lies while the machine is armed anew. It comes back if
+// that is taken back.
+func LastReport(name string) string { return name + ".last" }
+
+// RehearsalFailed tells whether a report file is that of a job which was to rehearse, and
+// has begun without passing. Neither says so alone.
+func RehearsalFailed(job *config.Job, name string) bool {
+	if job == nil || !job.Rehearse || !report.Begun(name, job.RunID) {
+		return false
+	}
+	last, err := report.ReadFile(name)
+	return err != nil || last.Record.Outcome != "rehearsed"
 }
 
 // judgeRehearsal asks for a passed rehearsal of the very release, where the

@@ -133,7 +133,7 @@ func TestRehearsed(t *testing.T) {
 		if tt.kept != "" {
 			files["root"+RehearsalPath] = tt.kept
 		}
-		got, err := fixture(t, files, nil).rehearsed()
+		got, err := fixture(t, files, nil).rehearsed(nil)
 		id := ""
 		if got != nil {
 			id = got.RunID
@@ -142,7 +142,19 @@ func TestRehearsed(t *testing.T) {
 			t.Errorf("%s: rehearsed = %q, %v; want %q", tt.name, id, err, tt.want)
 		}
 	}
-	if _, err := fixture(t, map[string]string{"root" + ReportPath: strings.Repeat("x", report.FileBytes)}, nil).rehearsed(); err == nil {
+	// A rehearsal that failed is newer than one that passed; a report that was set aside counts.
+	h := fixture(t, map[string]string{"root" + ReportPath: blocks("failed"), "root" + RehearsalPath: kept}, nil)
+	if got, err := h.rehearsed(&config.Job{RunID: "RUN", Rehearse: true}); err != nil || got == nil || got.Outcome != "failed" {
+		t.Errorf("failed rehearsal: rehearsed = %+v, %v", got, err)
+	}
+	if got, err := h.rehearsed(&config.Job{RunID: "RUN"}); err != nil || got == nil || got.RunID != "kept" {
+		t.Errorf("failed run: rehearsed = %+v, %v", got, err)
+	}
+	h = fixture(t, map[string]string{"root" + ReportPath: string(report.EmptyFile("NEXT", report.FileBytes)), "root" + LastReport(ReportPath): blocks("rehearsed"), "root" + RehearsalPath: kept}, nil)
+	if got, err := h.rehearsed(&config.Job{RunID: "NEXT", Rehearse: true}); err != nil || got == nil || got.RunID != "file" {
+		t.Errorf("set aside: rehearsed = %+v, %v", got, err)
+	}
+	if _, err := fixture(t, map[string]string{"root" + ReportPath: strings.Repeat("x", report.FileBytes)}, nil).rehearsed(nil); err == nil {
 		t.Error("rehearsed of a damaged report succeeded")
 	}
 }

@@ -3,6 +3,7 @@ package report
 import (
 	"bytes"
 	"fmt"
+	"os"
 )
 
 // FileHead reads of a report file's first block whose file it is and its state:
@@ -15,4 +16,14 @@ func FileHead(name string, all []byte) (runID, state string, err error) {
 		return "", "", fmt.Errorf("read report %s: it does not begin as one", name)
 	}
 	return runID, state, nil
+}
+
+// Begun tells whether the report file is that of a run, and the run has begun or ended.
+func Begun(name, runID string) bool {
+	all, err := os.ReadFile(name)
+	if err != nil {
+		return false
+	}
+	id, state, err := FileHead(name, all)
+	return err == nil && id == runID && FileState(state) != FileEmpty
 }

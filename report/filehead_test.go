@@ -2,8 +2,11 @@ package report
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestFileHead(t *testing.T) {
@@ -23,5 +26,34 @@ func TestFileHead(t *testing.T) {
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) || state != c.state || err == nil && id != "RUN" {
 			t.Errorf("%s: run %q, state %q, %v; want %q, %q", name, id, state, err, c.state, c.want)
 		}
+	}
+}
+
+func TestBegun(t *testing.T) {
+	blocks, err := FileBlocks("ONE", FileBytes, &Record{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, err := BegunBlock("ONE", "1", time.Unix(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, tt := range map[string]struct {
+		content []byte
+		want    bool
+	}{
+		"armed": {EmptyFile("ONE", FileBytes), false}, "begun": {begun, true}, "filled": {blocks[0], true},
+		"another run's": {EmptyFile("TWO", FileBytes), false}, "damaged": {[]byte("x"), false}, "empty": {nil, false},
+	} {
+		name := filepath.Join(t.TempDir(), "report")
+		if err := os.WriteFile(name, tt.content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := Begun(name, "ONE"); got != tt.want {
+			t.Errorf("%s: Begun = %t; want %t", what, got, tt.want)
+		}
+	}
+	if Begun(filepath.Join(t.TempDir(), "none"), "ONE") {
+		t.Error("Begun of no file")
 	}
 }
