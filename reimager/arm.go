@@ -29,7 +29,7 @@ const (
 	reportFile = check.ReportPath
 	kernelName = check.KernelName
 	initrdName = check.InitrdName
-	jobName    = "job.json"
+	jobName    = check.JobName
 )
 
 // armOptions are the options of reimager arm.
@@ -50,13 +50,16 @@ a compressed disk image.
 
 All of "reimager check" comes first. If anything fails nothing is changed.
 
-Kernel, initrd and a job are copied to /boot/reimager, an entry is added to
-GRUB's custom.cfg, and next_entry is set in its environment; nothing else of the
-boot configuration is touched. "reimager disarm" takes all of it back. Arming
-twice is the same as once.`,
+Kernel, initrd, a job and a gate are put into /boot/reimager, an entry is added to
+GRUB's custom.cfg (where GRUB does not read that, as a boot loader entry in
+/boot/loader/entries), and next_entry is set in its environment; nothing else of the
+boot configuration is touched. A report file for the run is made in /var/lib/reimager,
+and the report of the run before is kept beside it; if [report] names a place, the
+reimager-report service is installed, which delivers it. "reimager disarm" takes all of
+it back. Arming twice is the same as once.`,
 		Example: `  reimager arm --rehearse --reboot DIR   try everything but the write, and come back
   reimager arm --reboot DIR              do it`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MatchAll(cobra.ExactArgs(1), notEmpty),
 		RunE: func(c *cobra.Command, args []string) error {
 			out := c.OutOrStdout()
 			if err := arm(c.Context(), args[0], o, out); err != nil {
@@ -87,9 +90,9 @@ twice is the same as once.`,
 func (o armOptions) armed() string {
 	switch {
 	case o.kexec && o.rehearse:
-		return "armed: systemctl kexec (or kexec -e) starts the rehearsal; the machine comes back to this system"
+		return "armed: the rehearsal starts at the next `systemctl kexec` (or reboot, as some systemds do); the machine comes back to this system"
 	case o.kexec:
-		return "armed: systemctl kexec (or kexec -e) replaces the operating system; a power cut disarms"
+		return "armed: the run that replaces the operating system starts at the next `systemctl kexec` (or reboot, as some systemds do); a power cut disarms"
 	case o.rehearse:
 		return "armed: the next boot rehearses, and comes back to this system"
 	}
@@ -130,6 +133,11 @@ func arm(ctx context.Context, dir string, o armOptions, out io.Writer) error {
 	job, err := newJob(x, o.rehearse)
 	if err != nil {
 		return err
+	}
+	if !o.kexec {
+		if err := checkEntry(grub, job.RunID); err != nil {
+			return fmt.Errorf("arm: nothing was changed: %w", err)
+		}
 	}
 	announce(x, out)
 	if err := install(grub, x.Release, job, o.kexec); err != nil {

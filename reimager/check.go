@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +32,7 @@ Each line is a check: pass, warn (read it) or fail (arm refuses). The second col
 the name by which "reimager arm --force" knows it.
 
 Exit status: 0 nothing failed, 1 something did, 2 wrong usage.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: cobra.MatchAll(cobra.MaximumNArgs(1), notEmpty),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := onlyRoot("check"); err != nil {
 				return err
@@ -72,4 +73,13 @@ func onlyRoot(what string) error {
 		return nil
 	}
 	return report.Hint(fmt.Errorf("%s: only root can", what), "run it with sudo")
+}
+
+// notEmpty refuses an empty argument: an unset variable in a script is no release, and
+// no check without one.
+func notEmpty(_ *cobra.Command, args []string) error {
+	if slices.Contains(args, "") {
+		return errors.New("an empty argument; expected the directory of a release")
+	}
+	return nil
 }

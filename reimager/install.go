@@ -26,7 +26,7 @@ func install(grub *boot.GRUB, r *check.Release, job *config.Job, kexec bool) err
 	kernel, initrd := filepath.Join(folder, kernelName), filepath.Join(folder, initrdName)
 	copies := [][2]string{{r.Kernel, kernel}, {r.Initrd, initrd}}
 	// An earlier arming ends here: its job must not meet another initrd.
-	if err := unarm(grub); err != nil {
+	if err := errors.Join(unarm(grub), removeLeftovers(folder)); err != nil {
 		return err
 	}
 	if room(filepath.Dir(folder), copies) != nil {
@@ -72,7 +72,7 @@ func install(grub *boot.GRUB, r *check.Release, job *config.Job, kexec bool) err
 	if kexec {
 		return loadKexec(kernel, initrd, cmdline)
 	}
-	return installEntry(grub, kernel, job.RunID, cmdline)
+	return installEntry(grub, folder, job.RunID, cmdline)
 }
 
 // writeJob leaves the job, and says where the initrd finds it.
@@ -82,7 +82,7 @@ func writeJob(job *config.Job, folder string) (config.Source, error) {
 		return config.Source{}, err
 	}
 	name := filepath.Join(folder, jobName)
-	if err := renameio.WriteFile(name, text, 0o600); err != nil {
+	if err := renameio.WriteFile(name, text, 0o600, renameio.WithTempDir(folder)); err != nil {
 		return config.Source{}, fmt.Errorf("install job: %w", err)
 	}
 	at, err := check.Locate(name)
@@ -102,7 +102,7 @@ func writeGate(job *config.Job, folder string) error {
 		return err
 	}
 	name := filepath.Join(folder, gateName)
-	if err := renameio.WriteFile(name, block, 0o600); err != nil {
+	if err := renameio.WriteFile(name, block, 0o600, renameio.WithTempDir(folder)); err != nil {
 		return fmt.Errorf("make gate: %w", err)
 	}
 	at, err := check.Locate(name)
@@ -113,18 +113,40 @@ func writeGate(job *config.Job, folder string) error {
 	return nil
 }
 
-// installEntry has GRUB start kernel and initrd once.
-func installEntry(grub *boot.GRUB, kernel, runID string, cmdline []string) error {
-	k, err := check.Locate(kernel)
+// entry is what GRUB shows. folder is that of kernel, initrd and gate in its filesystem.
+func entry(folder *check.Location, runID string, cmdline []string) boot.Entry {
+	in := func(name string) string { return filepath.Join(folder.Path, name) }
+	return boot.Entry{
+		ID: check.EntryID, Title: "Replace the operating system (reimager)", FSUUID: folder.UUID, FSType: folder.Type,
+		Kernel: in(kernelName), Initrd: in(initrdName), Cmdline: cmdline, Gate: in(gateName), RunID: runID,
+	}
+}
+
+// checkEntry makes sure that GRUB will take the entry, before anything is changed.
+func checkEntry(grub *boot.GRUB, runID string) error {
+	folder := folderOf(grub)
+	at, err := check.Locate(filepath.Dir(folder))
 	if err != nil {
 		return err
 	}
-	err = grub.InstallEntry(boot.Entry{
-		ID: check.EntryID, Title: "Replace the operating system (reimager)", FSUUID: k.UUID, FSType: k.Type,
-		Kernel: k.Path, Initrd: filepath.Join(filepath.Dir(k.Path), initrdName), Cmdline: cmdline,
-		Gate: filepath.Join(filepath.Dir(k.Path), gateName), RunID: runID,
-	})
+	at.Path = filepath.Join(at.Path, filepath.Base(folder))
+	job := at.Source()
+	job.Path = filepath.Join(job.Path, jobName)
+	cmdline, err := kernelParameters(job)
 	if err != nil {
+		return err
+	}
+	_, err = grub.CheckEntry(entry(at, runID, cmdline))
+	return err
+}
+
+// installEntry has GRUB start kernel and initrd once.
+func installEntry(grub *boot.GRUB, folder, runID string, cmdline []string) error {
+	at, err := check.Locate(folder)
+	if err != nil {
+		return err
+	}
+	if err := grub.InstallEntry(entry(at, runID, cmdline)); err != nil {
 		return err
 	}
 	guard := boot.SelfGuard(thawGuard)
@@ -191,7 +213,7 @@ func copyFile(from, to string) (err error) {
 		return fmt.Errorf("install: %w", err)
 	}
 	defer in.Close()
-	out, err := renameio.NewPendingFile(to, renameio.WithPermissions(0o600))
+	out, err := renameio.NewPendingFile(to, renameio.WithTempDir(filepath.Dir(to)), renameio.WithPermissions(0o600))
 	if err != nil {
 		return fmt.Errorf("install: %w", err)
 	}
@@ -214,14 +236,11 @@ func makeReport(job *config.Job) error {
 	if err := keepRehearsal(reportFile, check.RehearsalPath); err != nil {
 		return err
 	}
+	if err := setAside(reportFile); err != nil {
+		return err
+	}
 	if err := renameio.WriteFile(reportFile, report.EmptyFile(job.RunID, report.FileBytes), 0o600); err != nil {
 		return fmt.Errorf("make report file: %w", err)
-	}
-	if job.Rehearse {
-		// A new rehearsal speaks for itself, also by failing.
-		if err := os.Remove(check.RehearsalPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("make report file: %w", err)
-		}
 	}
 	at, err := check.Locate(reportFile)
 	if err != nil {
@@ -229,6 +248,65 @@ func makeReport(job *config.Job) error {
 	}
 	job.Report = config.JobReport{Source: at.Source(), Bytes: report.FileBytes}
 	return boot.Settle(filepath.Dir(reportFile), boot.SelfGuard(thawGuard))
+}
+
+// setAside keeps what the last run has reported until the next one has. A file that
+// nobody can read tells nothing, and one that no run has touched neither: then a report
+// that was set aside before stays.
+func setAside(name string) error {
+	all, err := os.ReadFile(name)
+	if err != nil {
+		return nil
+	}
+	if _, state, err := report.FileHead(name, all); err != nil || state == string(report.FileEmpty) {
+		return nil
+	}
+	if err := os.Rename(name, check.LastReport(name)); err != nil {
+		return fmt.Errorf("keep the last report: %w", err)
+	}
+	return nil
+}
+
+// takeBack removes a report file that no run has touched, and puts back the one that was
+// set aside for it.
+func takeBack(name string) error {
+	_, err := report.ReadFile(name)
+	if !errors.Is(err, report.ErrNoReport) && !errors.Is(err, fs.ErrNotExist) {
+		return nil // it is younger than what was set aside
+	}
+	if err := os.Rename(check.LastReport(name), name); !errors.Is(err, fs.ErrNotExist) {
+		return err // it has replaced the empty one
+	}
+	if err := os.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// dropRehearsal forgets a rehearsal that passed once a later one has begun and failed.
+// It is asked while the job of that is there.
+func dropRehearsal(folder, reportFile, kept string) error {
+	job, err := config.ReadJob(filepath.Join(folder, jobName))
+	if err != nil || !check.RehearsalFailed(job, reportFile) {
+		return nil // without a job nobody knows that it was a rehearsal
+	}
+	if err := os.Remove(kept); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// removeLeftovers removes what copies that were interrupted have left.
+func removeLeftovers(folder string) error {
+	var all []error
+	for _, name := range []string{kernelName, initrdName, gateName, jobName} {
+		left, err := filepath.Glob(filepath.Join(folder, "."+name+"*"))
+		all = append(all, err)
+		for _, l := range left {
+			all = append(all, os.Remove(l))
+		}
+	}
+	return errors.Join(all...)
 }
 
 // keepRehearsal saves the record of a rehearsal from a report file that is to be made

@@ -71,10 +71,19 @@ func (m machine) lastRun() (*lastRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case back != nil && (done == nil || back.runID != done.runID):
+	if back != nil && (done == nil || back.runID != done.runID) {
 		return back, nil
-	case done != nil:
+	}
+	if back == nil {
+		if back, err = m.earlierRun(); err != nil {
+			return nil, err
+		}
+		// These may have come along with the retained files from the system before.
+		if back != nil && (done == nil || back.record.Started.After(done.record.Started)) {
+			return back, nil
+		}
+	}
+	if done != nil {
 		return done, nil
 	}
 	return &lastRun{state: stateIdle}, nil
@@ -102,26 +111,50 @@ func (m machine) doneRun() (*lastRun, error) {
 
 // backRun reads the report of a run that came back to this system, or did not end; nil
 // if there is none.
-func (m machine) backRun() (*lastRun, error) {
-	all, err := os.ReadFile(m.reportFile)
+func (m machine) backRun() (*lastRun, error) { return readBack(m.reportFile) }
+
+// earlierRun is what is known of a run before the one that the machine is armed for: its
+// report that was set aside, else the record of a rehearsal; nil if there is neither.
+func (m machine) earlierRun() (*lastRun, error) {
+	run, err := readBack(check.LastReport(m.reportFile))
+	if err != nil || run != nil && run.record != nil {
+		return run, err
+	}
+	name := filepath.Join(filepath.Dir(m.reportFile), filepath.Base(check.RehearsalPath))
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, readable(fmt.Errorf("read record: %w", err))
+	}
+	record := &report.Record{}
+	if err := json.Unmarshal(text, record); err != nil {
+		return nil, report.Hint(fmt.Errorf("read record %s: %w", name, err), "remove it, and rehearse again")
+	}
+	return &lastRun{state: stateRehearsed, runID: record.RunID, record: record}, nil
+}
+
+func readBack(reportFile string) (*lastRun, error) {
+	all, err := os.ReadFile(reportFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, readable(fmt.Errorf("read report: %w", err))
 	}
-	id, state, err := report.FileHead(m.reportFile, all)
+	id, state, err := report.FileHead(reportFile, all)
 	if err != nil {
 		return nil, report.Hint(err, "it was changed or cut short; remove it, or arm again, which makes it anew")
 	}
 	if state == "begun" {
 		run := &lastRun{state: stateInterrupted, runID: id}
-		if last, err := report.ParseFile(m.reportFile, all); err == nil {
+		if last, err := report.ParseFile(reportFile, all); err == nil {
 			run.record = &last.Record // of its beginning
 		}
 		return run, nil
 	}
-	last, err := report.ParseFile(m.reportFile, all)
+	last, err := report.ParseFile(reportFile, all)
 	if errors.Is(err, report.ErrNoReport) {
 		return nil, nil
 	}

@@ -102,7 +102,7 @@ Exit status:
 // status looks at what arm, or a run, has left. What was armed last counts most, then
 // what came back here, then what brought this system.
 func (m machine) status() (*status, error) {
-	job, err := armedJob()
+	job, err := armedJob(m.root)
 	if err != nil {
 		return nil, err
 	}
@@ -130,21 +130,27 @@ func (m machine) statusWith(job *config.Job) (*status, error) {
 
 // armedJob returns the job that the next boot, or kexec, will do; nil if the machine is
 // not armed.
-func armedJob() (*config.Job, error) {
-	grub, err := boot.FindGRUB("/")
+func armedJob(root string) (*config.Job, error) {
+	name := filepath.Join(root, folderOf(nil), jobName)
+	next := ""
+	grub, err := boot.FindGRUB(root)
 	if err == nil {
-		next, err := grub.NextEntry()
-		if errors.Is(err, fs.ErrPermission) {
+		next, err = grub.NextEntry()
+	}
+	if err != nil && !errors.Is(err, boot.ErrNoGRUB) {
+		// What GRUB does is not known; but without a job it does nothing of ours.
+		if _, there := os.Stat(name); !errors.Is(there, fs.ErrNotExist) {
 			return nil, readable(fmt.Errorf("status: %w", err))
 		}
-		if err == nil && next == entryID {
-			return config.ReadJob(filepath.Join(folderOf(grub), jobName))
-		}
+		return nil, nil
+	}
+	if next == entryID {
+		return config.ReadJob(name)
 	}
 	if !boot.KexecLoaded() {
 		return nil, nil
 	}
-	job, err := config.ReadJob(filepath.Join(folderOf(grub), jobName))
+	job, err := config.ReadJob(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil // what is loaded is somebody else's
 	}
