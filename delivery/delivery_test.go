@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,6 +153,23 @@ func TestNotes(t *testing.T) {
 		if n, err := ReadNotes(root, run); err != nil || n.Done(place) != want {
 			t.Errorf("run %s: done %v, %v; want %v", run, n.Done(place), err, want)
 		}
+	}
+	// Other runs are noted between; the first is known all the same, as far as there is room.
+	for i := range maxEarlier + 1 {
+		later, err := ReadNotes(root, fmt.Sprint("later ", i))
+		if err != nil || later.Done(place) {
+			t.Fatalf("run %s: %+v, %v; want fresh notes", later.RunID, later, err)
+		}
+		if n, err := ReadNotes(root, "one"); err != nil || !n.Done(place) {
+			t.Fatalf("after %d other runs: done %v, %v; want true", i, n.Done(place), err)
+		}
+		later.Places[place.String()] = Try{Attempts: 1}
+		if err := later.Write(root); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := ReadNotes(root, "one"); err != nil || n.Done(place) || len(n.Earlier) != maxEarlier {
+		t.Errorf("after %d other runs: done %v, %d earlier, %v; want false, %d", maxEarlier+1, n.Done(place), len(n.Earlier), err, maxEarlier)
 	}
 	// What a power cut can leave.
 	for _, text := range []string{"", "{", "\x00\x00", `{"format":1,"run_id":"one"}`, `{"format":2,"run_id":"one","places":{"file /f":{"delivered_at":"2026-01-01T00:00:00Z"}}}`} {

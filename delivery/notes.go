@@ -11,12 +11,24 @@ import (
 // NotesFormat is the version of the notes.
 const NotesFormat = 1
 
+// maxEarlier is how many earlier runs are remembered: the run that put this system here
+// becomes the last one again when a machine that was rehearsed is armed or disarmed.
+const maxEarlier = 64
+
 // Notes are what is known of the deliveries of one run, kept beside the record so
-// that each place gets it once.
+// that each place gets it once, together with those of earlier runs.
 type Notes struct {
 	Format int            `json:"format"`
 	RunID  string         `json:"run_id"`
 	Places map[string]Try `json:"places"` // by Place.String
+	// Earlier are other runs that were noted, the last one first.
+	Earlier []RunNotes `json:"earlier,omitempty"`
+}
+
+// RunNotes are what is known of the deliveries of an earlier run.
+type RunNotes struct {
+	RunID  string         `json:"run_id"`
+	Places map[string]Try `json:"places"`
 }
 
 // Try is how it went with one place.
@@ -30,9 +42,9 @@ type Try struct {
 // Done tells whether a place has the record.
 func (n Notes) Done(p Place) bool { return !n.Places[p.String()].Delivered.IsZero() }
 
-// ReadNotes reads the notes of a run. Those of another run, and none, are empty ones.
-// So are notes that cannot be read for what they say (a power cut can leave an empty
-// file on some filesystems): a record that arrives twice is better than none.
+// ReadNotes reads the notes of a run; those of a run without any are empty ones. So are
+// notes that cannot be read for what they say (a power cut can leave an empty file on
+// some filesystems): a record that arrives twice is better than none.
 func ReadNotes(root *os.Root, runID string) (Notes, error) {
 	fresh := Notes{Format: NotesFormat, RunID: runID, Places: map[string]Try{}}
 	text, err := root.ReadFile(NotesPath)
@@ -43,10 +55,25 @@ func ReadNotes(root *os.Root, runID string) (Notes, error) {
 		return fresh, fmt.Errorf("read /%s: %w", NotesPath, err)
 	}
 	var n Notes
-	if json.Unmarshal(text, &n) != nil || n.Format != NotesFormat || n.RunID != runID || n.Places == nil {
+	if json.Unmarshal(text, &n) != nil || n.Format != NotesFormat {
 		return fresh, nil
 	}
-	return n, nil
+	return n.of(runID), nil
+}
+
+// of makes the notes of one of the runs the first, and all others earlier ones.
+func (n Notes) of(runID string) Notes {
+	is := Notes{Format: NotesFormat, RunID: runID, Places: map[string]Try{}}
+	for _, r := range append([]RunNotes{{n.RunID, n.Places}}, n.Earlier...) {
+		switch {
+		case len(r.Places) == 0: // nothing was tried
+		case r.RunID == runID:
+			is.Places = r.Places
+		case len(is.Earlier) < maxEarlier:
+			is.Earlier = append(is.Earlier, r)
+		}
+	}
+	return is
 }
 
 // Write keeps the notes, synced to the disk.

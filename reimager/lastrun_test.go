@@ -247,8 +247,21 @@ func TestReportIsDeliveredOnceToEachPlace(t *testing.T) {
 	if _, err := d.round(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := os.ReadFile(file); err != nil || !bytes.Contains(text, []byte(`"run_id": "two"`)) || !bytes.Contains(text, []byte("no disk")) || bytes.Contains(text, []byte("the log")) {
+	two := func(text []byte) bool {
+		return bytes.Contains(text, []byte(`"run_id": "two"`)) && bytes.Contains(text, []byte("no disk")) && !bytes.Contains(text, []byte("the log"))
+	}
+	if text, err := os.ReadFile(file); err != nil || !two(text) {
 		t.Errorf("%v\n%s", err, text)
+	}
+	// Armed again, the first run is the last that has ended: it is not delivered again.
+	if err := os.WriteFile(m.reportFile, report.EmptyFile("three", report.FileBytes), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.round(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(file); err != nil || !two(text) {
+		t.Errorf("after arm: %v\n%s", err, text)
 	}
 }
 
