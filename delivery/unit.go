@@ -17,12 +17,17 @@ func Unit(program string, to config.Delivery) string {
 	return strings.NewReplacer("@PROGRAM@", program, "@NETWORK@", network).Replace(unit)
 }
 
-// The command of an operator may do anything that root may but gain what root does not
+// The notes need /var/lib/reimager, and what leads to the record lies there. The log's own
+// mount is not required: a dependency that fails ends the unit for good (systemd.unit(5),
+// Requires=), while the program looks again until the record is there.
+//
+// The command of an operator may be a 32-bit program. It may do anything that root may but gain what root does not
 // have; it decides itself how much further it is confined.
 const unit = `# Left by reimager: delivers the record of the last run, once.
 [Unit]
 Description=Deliver the record of the last reimage
 ConditionPathExists=/` + SettingsPath + `
+RequiresMountsFor=/var/lib/reimager
 @NETWORK@
 [Service]
 Type=simple
@@ -40,7 +45,6 @@ ProtectKernelTunables=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
-SystemCallArchitectures=native
 
 [Install]
 WantedBy=multi-user.target

@@ -63,13 +63,14 @@ func settingsOf(root string) (*delivery.Settings, error) {
 // lastRun finds the last run. A report file is younger than the record of the run that
 // brought this system, unless it came along with it: the list may keep it.
 func (m machine) lastRun() (*lastRun, error) {
-	done, err := m.doneRun()
-	if err != nil {
-		return nil, err
-	}
+	done, doneErr := m.doneRun()
 	back, err := m.backRun()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(doneErr, err)
+	}
+	// What comes along with a run is never filled: arm and the run's beginning empty it.
+	if doneErr != nil && (back == nil || back.state == stateInterrupted) {
+		return nil, doneErr
 	}
 	if back != nil && (done == nil || back.runID != done.runID) {
 		return back, nil
@@ -90,11 +91,16 @@ func (m machine) lastRun() (*lastRun, error) {
 }
 
 // doneRun reads the record of the run that put this system here; nil if there is none.
+// A run that has left its record has left a link to it as well: behind that link there
+// is a record, or its filesystem is not mounted.
 func (m machine) doneRun() (*lastRun, error) {
 	for _, dir := range m.logDirs {
 		name := filepath.Join(dir, report.RecordName)
 		text, err := os.ReadFile(name)
 		if errors.Is(err, fs.ErrNotExist) {
+			if to, e := os.Readlink(dir); e == nil && dir == filepath.Join(m.root, report.LogPointer) {
+				return nil, report.Hint(fmt.Errorf("read record of the run that has put this system here: %w", err), "is the filesystem of %s mounted? if the record was removed, remove the link %s, too", to, dir)
+			}
 			continue
 		}
 		if err != nil {

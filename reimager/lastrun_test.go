@@ -117,6 +117,43 @@ func TestLastRun(t *testing.T) {
 	}
 }
 
+// The log of the run that brought the system is not mounted, or it is.
+func TestLastRunBehindTheLink(t *testing.T) {
+	for name, c := range map[string]struct {
+		folder string // made beneath the root, "" none
+		files  map[string][]byte
+		state  string
+		err    string
+	}{
+		"dangling":           {"", nil, "", "is the filesystem of ../../../data/log mounted?"},
+		"not mounted":        {"data/log", nil, "", "read record of the run"},
+		"there":              {"", map[string][]byte{"data/log/record.json": doneRecord(t, "one")}, stateDone, ""},
+		"an older elsewhere": {"", map[string][]byte{recordName: doneRecord(t, "zero")}, "", "read record of the run"},
+		"came back since":    {"", map[string][]byte{reportName: filled(t, "two", "failed")}, stateFailed, ""},
+		"may be the same":    {"", map[string][]byte{reportName: begun("one")}, "", "read record of the run"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := machineWith(t, c.files)
+			link := filepath.Join(m.root, report.LogPointer)
+			if err := errors.Join(os.MkdirAll(filepath.Join(m.root, c.folder), 0o755), os.MkdirAll(filepath.Dir(link), 0o755), os.Symlink("../../../data/log", link)); err != nil {
+				t.Fatal(err)
+			}
+			m.logDirs = append([]string{link}, m.logDirs...)
+			last, err := m.lastRun()
+			if (err == nil) != (c.err == "") || err != nil && !strings.Contains(report.Explain(err), c.err) {
+				t.Fatalf("%v; want %q", err, c.err)
+			}
+			if err == nil && last.state != c.state {
+				t.Errorf("%s; want %s", last.state, c.state)
+			}
+			d := deliverTo(t, m, func(d *config.Delivery) { d.Command = []string{"/bin/true"} })
+			if _, err := d.round(t.Context()); (err == nil) != (c.err == "") {
+				t.Errorf("deliver: %v; want %q", err, c.err)
+			}
+		})
+	}
+}
+
 // A job whose run has begun is over, even if GRUB could not clear its entry.
 func TestArmedOrOver(t *testing.T) {
 	for name, c := range map[string]struct {

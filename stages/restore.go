@@ -304,12 +304,10 @@ func (r *Run) writeLog(dir string) error {
 		pointTo(system, "/"+dir))
 }
 
-// pointTo leaves a link to the log directory where `reimager status` looks, unless it
-// is the default one.
+// pointTo leaves a link to the log directory where `reimager status` looks. It is left
+// for the default one, too: a log directory that is not mounted is told by it from a
+// system that no run has put here.
 func pointTo(system *os.Root, dir string) error {
-	if dir == config.Default().New.LogDir {
-		return nil
-	}
 	if err := system.MkdirAll(path.Dir(report.LogPointer), 0o755); err != nil {
 		return err
 	}
