@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -54,10 +55,14 @@ func (t *tail) told() string {
 	return ""
 }
 
-// printable makes a line of what somebody else has written.
+// told is as much of what somebody else has written as is repeated, in one line.
+func told(text []byte) string { return printable(text[:min(len(text), toldBytes)]) }
+
+// printable makes a line of what somebody else has written. Characters that only change
+// how others are shown are left out, too.
 func printable(text []byte) string {
 	return strings.TrimSpace(strings.Map(func(c rune) rune {
-		if c < ' ' || c == 0x7f || c >= 0x80 && c < 0xa0 {
+		if !unicode.IsPrint(c) {
 			return ' '
 		}
 		return c

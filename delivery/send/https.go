@@ -46,26 +46,36 @@ func toURL(ctx context.Context, to config.Delivery, runID, version string, body 
 	if err != nil {
 		// Not a refusal, even if the certificate is not valid yet: the clock of a
 		// machine may be set right a while after its boot.
-		return err
+		return shownError{err}
 	}
 	// Only what may be shown is read; the connection is closed, not used again.
 	said, _ := io.ReadAll(io.LimitReader(answer.Body, toldBytes))
 	_ = answer.Body.Close() // the status is known
-	return judge(answer, printable(said))
+	return judge(answer, said)
 }
 
-// judge tells what an answer means.
-func judge(answer *http.Response, said string) error {
+// shownError is an error that may repeat what the other side has sent, such as an answer
+// that is none.
+type shownError struct{ error }
+
+func (s shownError) Error() string { return told([]byte(s.error.Error())) }
+
+func (s shownError) Unwrap() error { return s.error }
+
+// judge tells what an answer means. What the server says reaches log, notes and terminals,
+// so all of it is cut and made printable: the reason in the status line, too.
+func judge(answer *http.Response, said []byte) error {
 	if answer.StatusCode >= 200 && answer.StatusCode < 300 {
 		return nil
 	}
-	err := fmt.Errorf("the server answers %s", answer.Status)
-	if said != "" {
-		err = fmt.Errorf("%w: %s", err, said)
+	text := answer.Status
+	if said := told(said); said != "" {
+		text += ": " + said
 	}
+	err := fmt.Errorf("the server answers %s", told([]byte(text)))
 	switch code := answer.StatusCode; {
 	case code >= 300 && code < 400:
-		return refusedError{report.Hint(fmt.Errorf("%w, to %q", err, answer.Header.Get("Location")), "redirects are not followed, the token might go astray: put the new address into [report] url")}
+		return refusedError{report.Hint(fmt.Errorf("%w, to %q", err, told([]byte(answer.Header.Get("Location")))), "redirects are not followed, the token might go astray: put the new address into [report] url")}
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
 		return refusedError{report.Hint(err, "is the token in [report] token_file the right one?")}
 	case code >= 400 && code < 500 && code != http.StatusRequestTimeout && code != http.StatusTooEarly && code != http.StatusTooManyRequests:

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -148,6 +149,38 @@ func TestURLFails(t *testing.T) {
 			}
 			if took := time.Since(begun); took > 4*time.Second {
 				t.Errorf("took %s", took)
+			}
+		})
+	}
+}
+
+// A server that is not one of ours: what it says in the status line and in headers is
+// shown without its control characters, and not all of it.
+func TestRawAnswers(t *testing.T) {
+	long := strings.Repeat("x", 10000)
+	for name, c := range map[string]struct{ answer, want string }{
+		"reason":     {"HTTP/1.1 500 \x1b[31mno\u202e\r\n\r\n\x1b[2Jwhy", "500  [31mno"},
+		"long":       {"HTTP/1.1 500 " + long + "\r\n\r\nwhy", "500 xxx"},
+		"location":   {"HTTP/1.1 301 no\r\nLocation: https://h/" + long + "\x9b\r\n\r\n", "https://h/xxx"},
+		"not HTTP":   {"\x1b[31m" + long + "\r\n\r\n", "malformed HTTP"},
+		"bad status": {"HTTP/1.1 \x1b[31m" + long + " no\r\n\r\n", "malformed HTTP"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			to := server(t, func(w http.ResponseWriter, r *http.Request) {
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, err = io.WriteString(conn, c.answer)
+				if err := errors.Join(err, conn.Close()); err != nil {
+					t.Error(err)
+				}
+			})
+			err := once(t, to)
+			if err == nil || !strings.Contains(err.Error(), c.want) || len(err.Error()) > 3*toldBytes ||
+				strings.ContainsFunc(err.Error(), func(c rune) bool { return !unicode.IsPrint(c) }) {
+				t.Errorf("%q; want %q, printable and short", err, c.want)
 			}
 		})
 	}
