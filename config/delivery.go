@@ -67,6 +67,9 @@ func checkURL(text string) []error {
 		return []error{report.Hint(errors.New("report.url: expected https://HOST/PATH"), "other schemes are refused, since the record and the token would travel in the clear")}
 	case u.User != nil:
 		return []error{report.Hint(errors.New("report.url: expected no user and password in it"), "put a token into a file and name it in report.token_file")}
+	case u.RawQuery != "" || u.ForceQuery:
+		// Log, notes and `reimager status` show the URL.
+		return []error{report.Hint(errors.New("report.url: expected no query (?…) in it, since the URL is shown in logs"), "put a token into a file and name it in report.token_file; it is sent as Authorization: Bearer")}
 	}
 	return nil
 }

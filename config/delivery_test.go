@@ -24,6 +24,8 @@ func TestReport(t *testing.T) {
 		`url = "https:fleet.example"`:                  "expected https://",
 		`url = "https://a.example/#x"`:                 "expected https://",
 		`url = "https://user:sesame@fleet.example/"`:   "no user and password",
+		`url = "https://fleet.example/?key=sesame"`:    "no query",
+		`url = "https://fleet.example/?"`:              "no query",
 		`token_file = "/etc/token"`:                    "expected report.url",
 		`ca_file = "/etc/ca"`:                          "expected report.url",
 		"url = \"https://h/\"\ntoken_file = \"token\"": "report.token_file",
