@@ -201,6 +201,24 @@ func TestMessageIsBounded(t *testing.T) {
 	if len(record.Warnings) != 10000 {
 		t.Error("the record itself was cut")
 	}
+	// What JSON writes as six bytes each is counted instead.
+	for i := range many {
+		many[i] = strings.Repeat("\x01", 10000)
+	}
+	hooks := []report.HookRun{{Run: []string{"/bin/a"}, Error: many[0]}}
+	record = &report.Record{Outcome: "restored", Warnings: many, Hints: many, NotThere: many, Error: many[0], Hooks: hooks, Retained: Kept{Files: 7, Conflicts: many}}
+	text, err = Message{RunID: "one", State: "done", Record: record}.Encode()
+	if err != nil || len(text) > MaxMessageBytes {
+		t.Fatalf("%d bytes, %v; want at most %d", len(text), err, MaxMessageBytes)
+	}
+	for want, n := range map[string]int{"and 10000 more": 4, `"outcome": "restored"`: 1, `"files": 7`: 1, `"conflicts_omitted": 10000`: 1} {
+		if got := strings.Count(string(text), want); got != n {
+			t.Errorf("message has %q %d times; want %d", want, got, n)
+		}
+	}
+	if len(hooks[0].Error) != 10000 {
+		t.Error("the record itself was cut")
+	}
 	// A list of retained files is not delivered, whatever it is.
 	text, err = Message{Record: &report.Record{Retained: map[string]any{"entries": "/etc/secret"}}}.Encode()
 	if err != nil || strings.Contains(string(text), "secret") {

@@ -3,6 +3,7 @@ package delivery
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"reimager/report"
 )
@@ -42,16 +43,45 @@ type Kept struct {
 	Accounts  string   `json:"accounts,omitempty"`
 }
 
-// Encode returns the message as JSON, with its lists cut to their bounds.
+// Encode returns the message as JSON, with its lists cut to their bounds. One that is
+// still too long, since JSON may need six bytes for one (RFC 8259, section 7), has no
+// lists but says how long they are: an outcome without details is better than none.
 func (m Message) Encode() ([]byte, error) {
+	text, err := m.encode(maxTexts)
+	if err == nil && len(text) > MaxMessageBytes {
+		text, err = m.encode(0)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("encode record: %w", err)
+	}
+	if len(text) > MaxMessageBytes {
+		return nil, fmt.Errorf("encode record: %d bytes, at most %d are delivered", len(text), MaxMessageBytes)
+	}
+	return text, nil
+}
+
+// encode encodes the message with at most so many texts of each list.
+func (m Message) encode(most int) ([]byte, error) {
 	m.Format = MessageFormat
 	if m.Record != nil {
 		r := *m.Record
-		r.Warnings, r.NotThere, r.Hints = cut(r.Warnings), cut(r.NotThere), cut(r.Hints)
+		r.Warnings, r.NotThere, r.Hints = cut(r.Warnings, most), cut(r.NotThere, most), cut(r.Hints, most)
 		r.Error = shorten(r.Error)
+		r.Hooks, r.Rewrites = slices.Clone(r.Hooks), slices.Clone(r.Rewrites)
+		for i, h := range r.Hooks {
+			r.Hooks[i].Run, r.Hooks[i].Error = cut(h.Run, most), shorten(h.Error)
+		}
+		for i, w := range r.Rewrites {
+			r.Rewrites[i].Error = shorten(w.Error)
+		}
+		if r.Rehearsal != nil {
+			measured := *r.Rehearsal
+			measured.Devices, measured.Drivers = cut(measured.Devices, most), cut(measured.Drivers, most)
+			r.Rehearsal = &measured
+		}
 		if kept, ok := r.Retained.(Kept); ok {
-			kept.Omitted = max(0, len(kept.Conflicts)-maxTexts)
-			kept.Conflicts = cut(kept.Conflicts)
+			kept.Omitted = max(0, len(kept.Conflicts)-most)
+			kept.Conflicts = cut(kept.Conflicts, most)
 			r.Retained = kept
 		} else {
 			r.Retained = nil
@@ -59,21 +89,15 @@ func (m Message) Encode() ([]byte, error) {
 		m.Record = &r
 	}
 	text, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("encode record: %w", err)
-	}
-	if len(text) > MaxMessageBytes {
-		return nil, fmt.Errorf("encode record: %d bytes, at most %d are delivered", len(text), MaxMessageBytes)
-	}
-	return append(text, '\n'), nil
+	return append(text, '\n'), err
 }
 
 // cut keeps the first of many texts, and of each what fits a line or two.
-func cut(texts []string) []string {
+func cut(texts []string, most int) []string {
 	var all []string
 	for i, t := range texts {
-		if i == maxTexts {
-			return append(all, fmt.Sprintf("and %d more", len(texts)-maxTexts))
+		if i == most {
+			return append(all, fmt.Sprintf("and %d more", len(texts)-most))
 		}
 		all = append(all, shorten(t))
 	}
