@@ -99,8 +99,9 @@ func programs() []string {
 }
 
 // Install leaves settings and unit in the system at root. program is a file outside of
-// it: reimager itself, which is copied into a system that has none; "" copies nothing.
-// It returns what it left, for the log.
+// it, or its own: reimager itself, which is copied into a system that has none, and over
+// another one at carriedPath: that may be what an earlier release has left, which need not
+// know these settings. "" copies nothing. It returns what it left, for the log.
 func Install(root *os.Root, s Settings, program string) (left []string, err error) {
 	at := ""
 	for _, name := range programs() {
@@ -109,15 +110,19 @@ func Install(root *os.Root, s Settings, program string) (left []string, err erro
 			break
 		}
 	}
-	if at == "" && program != "" {
+	if (at == "" || at == carriedPath) && program != "" {
 		content, err := os.ReadFile(program)
 		if err != nil {
 			return nil, fmt.Errorf("install reimager: %w", err)
 		}
-		if err := place(root, carriedPath, content, 0o755); err != nil {
-			return nil, err
+		is, err := root.ReadFile(carriedPath)
+		if at == "" || err != nil || !bytes.Equal(is, content) {
+			if err := place(root, carriedPath, content, 0o755); err != nil {
+				return nil, err
+			}
+			left = append(left, carriedPath)
 		}
-		at, left = carriedPath, append(left, carriedPath)
+		at = carriedPath
 	}
 	s.Format = SettingsFormat
 	text, err := json.MarshalIndent(s, "", "  ")

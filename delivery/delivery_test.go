@@ -54,6 +54,8 @@ func TestInstall(t *testing.T) {
 		"systemd, no program": {map[string]os.FileMode{"usr/lib/systemd/systemd": 0o755}, program, []string{carriedPath, SettingsPath, unitPath}, "/usr/local/sbin/reimager", ""},
 		"systemd, its own":    {map[string]os.FileMode{"lib/systemd/systemd": 0o755, "usr/bin/reimager": 0o755}, program, []string{SettingsPath, unitPath}, "/usr/bin/reimager", ""},
 		"not executable":      {map[string]os.FileMode{"lib/systemd/systemd": 0o755, "usr/bin/reimager": 0o644}, program, []string{carriedPath, SettingsPath, unitPath}, "/usr/local/sbin/reimager", ""},
+		"an earlier one":      {map[string]os.FileMode{"lib/systemd/systemd": 0o755, carriedPath: 0o755}, program, []string{carriedPath, SettingsPath, unitPath}, "/usr/local/sbin/reimager", ""},
+		"nothing to replace":  {map[string]os.FileMode{"lib/systemd/systemd": 0o755, carriedPath: 0o755}, "", []string{SettingsPath, unitPath}, "/usr/local/sbin/reimager", ""},
 		"no systemd":          {nil, program, []string{carriedPath, SettingsPath}, "", ""},
 		"nobody to deliver":   {nil, "", []string{SettingsPath}, "", "this system has none"},
 	} {
@@ -72,6 +74,9 @@ func TestInstall(t *testing.T) {
 					t.Errorf("left (-want +got):\n%s", diff)
 				}
 				if c.want[0] == carriedPath {
+					if got, err := root.ReadFile(carriedPath); err != nil || string(got) != "the program" {
+						t.Errorf("%s: %q, %v; want the program", carriedPath, got, err)
+					}
 					c.want = c.want[1:] // it is there now
 				}
 			}
