@@ -159,7 +159,7 @@ func hasSystemd(root *os.Root) bool {
 
 // enable is `systemctl enable`, which needs a system that runs.
 func enable(root *os.Root) error {
-	if err := root.MkdirAll(path.Dir(wantsPath), 0o755); err != nil {
+	if err := makeFolder(root, path.Dir(wantsPath)); err != nil {
 		return fmt.Errorf("enable %s: %w", UnitName, err)
 	}
 	if err := root.Remove(wantsPath); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -168,7 +168,7 @@ func enable(root *os.Root) error {
 	if err := root.Symlink("/"+unitPath, wantsPath); err != nil {
 		return fmt.Errorf("enable %s: %w", UnitName, err)
 	}
-	return nil
+	return label(root, wantsPath)
 }
 
 // Remove takes back what Install left, but for the program. The notes stay: a place that
@@ -185,7 +185,7 @@ func Remove(root *os.Root) error {
 
 // place writes a file so that its name never means half of one.
 func place(root *os.Root, name string, content []byte, mode os.FileMode) error {
-	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
+	if err := makeFolder(root, path.Dir(name)); err != nil {
 		return fmt.Errorf("make folder of /%s: %w", name, err)
 	}
 	half := name + ".new"
@@ -194,6 +194,9 @@ func place(root *os.Root, name string, content []byte, mode os.FileMode) error {
 		return fmt.Errorf("write /%s: %w", name, err)
 	}
 	err := report.WriteFile(root, half, content, mode)
+	if err == nil {
+		err = label(root, half)
+	}
 	if err == nil {
 		err = root.Rename(half, name)
 	}
