@@ -31,17 +31,22 @@ func reportCommand() *cobra.Command {
 		Short: "Deliver the record of the last run",
 		Long: `Delivers the record of the last run (failed, rehearsed, interrupted or done) to the
 places that [report] of the configuration in its initrd has named: a command, a file,
-an HTTPS endpoint. Each gets it once; one that has it is not asked again. If the power
-fails between a delivery and the note of it, the same run is delivered again, under the
-same run id.
+an HTTPS endpoint. One that has it is not asked again. A place gets the same run more than
+once, under the same run id, if the power fails between a delivery and the note of it, if
+it has taken the record and says otherwise or too late, or if its name is changed.
 
 Without options each place is tried once. With --wait, as reimager-report.service has
 it, places are tried until all of them have the record: after 5 s, then after pauses
 twice as long each time up to retry; an endpoint that refuses the record is asked again
 after retry.
 
-Exit status: 0 if there is nothing (more) to deliver, 1 if a place does not have the
-record.`,
+With --show what would be delivered is printed, whether or not a place is named.
+
+Exit status:
+  0  there is nothing (more) to deliver; with --show, it was printed
+  1  a place does not have the record, or what is to be delivered could not be found out;
+     with --show, no run has ended on this machine
+  2  wrong usage`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if wait && show {
 				return cli.Usagef("--wait and --show: expected one of them")
@@ -182,7 +187,7 @@ func (d deliverer) show() error {
 		return err
 	}
 	if last.runID == "" {
-		return errors.New("no run has ended on this machine")
+		return errors.New("show record: no run has ended on this machine")
 	}
 	body, err := d.message(last).Encode()
 	if err != nil {
