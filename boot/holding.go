@@ -1,8 +1,10 @@
 package boot
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"reimager/report"
 )
@@ -65,4 +67,11 @@ func HoldingCode() ([]byte, error) {
 		return nil, fmt.Errorf("assemble holding code: %d bytes, boot code area has %d", len(code), holdingSize)
 	}
 	return append(code, make([]byte, holdingSize-len(code))...), nil
+}
+
+// IsHolding tells whether a disk's first sector is holding code, of this version or
+// another one: what else is on the disk is then half of something.
+func IsHolding(sector0 []byte) bool {
+	title, _, _ := strings.Cut(holdingMessage, "\r")
+	return bytes.Contains(sector0[:min(len(sector0), holdingSize)], []byte(title))
 }
