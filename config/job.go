@@ -39,6 +39,24 @@ type Job struct {
 	Gate Source `json:"gate"`
 	// WayBack is how the old system boots where the boot loader cannot be relied on.
 	WayBack *JobKernel `json:"way_back,omitempty"`
+	// Media is there in the job of a stick of `imagebuild media`: no old system has armed
+	// it, and there may be none any more.
+	Media *JobMedia `json:"media,omitempty"`
+}
+
+// JobMedia is what a stick brings beside the release.
+type JobMedia struct {
+	// Keep is what `reimager capture` has kept of the machine, for one whose own files
+	// are lost; nil: nothing.
+	Keep *JobKeep `json:"keep,omitempty"`
+}
+
+// JobKeep is an archive of `reimager capture`.
+type JobKeep struct {
+	Source Source `json:"source"`
+	Bytes  int64  `json:"bytes"`
+	SHA256 string `json:"sha256"`
+	Files  int    `json:"files"` // files and directories in it
 }
 
 // JobRelease names a release: its manifest's digest decides, the rest is for reading.

@@ -364,3 +364,9 @@ func (x *Index) isBuiltIn(name string) bool {
 	}
 	return len(m.match(name)) > 0
 }
+
+// Has tells whether a module is in the index, or wanted and part of the kernel.
+func (x *Index) Has(name string) bool {
+	return slices.ContainsFunc(x.Modules, func(m IndexModule) bool { return m.Name == name }) ||
+		slices.ContainsFunc(x.BuiltIns, func(b BuiltIn) bool { return b.Name == name })
+}
