@@ -54,30 +54,25 @@ func (r *Run) Gather(ctx context.Context, _ *Begun) (_ *Gathered, err error) {
 	if err := r.checkHooks(); err != nil {
 		return nil, err
 	}
-	root, err := r.findOldRoot(ctx)
+	root, target, err := r.findMachine(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if r.Job != nil && r.Job.OldRoot != root.fs.UUID {
-		return nil, report.Hint(fmt.Errorf("check old root: %s has the UUID %s, but %s was armed", root, root.fs.UUID, r.Job.OldRoot), "does [old] root in the configuration name the system that armed?")
-	}
-	target, err := r.findTarget(ctx, root)
-	if err != nil {
-		return nil, err
-	}
-	g := &Gathered{gathered{Disk: *target, OldRoot: root.fs.UUID, Record: r.Record}}
+	g := &Gathered{gathered{Disk: *target, Record: r.Record}}
 	r.Record.Target = report.Target{Path: target.Path, Bytes: target.Bytes, SectorSize: target.SectorSize,
 		Serial: target.Serial, WWN: target.WWN, Model: target.Model}
 	r.Report.Printf("target   %s", target)
-	r.Report.Printf("old root %s", root)
-
-	if err := r.mountSystem(ctx, system{root: root, named: r.Config.Old.Mounts, dir: oldDir}, unix.MS_RDONLY); err != nil {
-		return nil, errors.Join(err, wake.UnmountBelow(oldDir))
-	}
-	defer func() { err = errors.Join(err, wake.UnmountBelow(oldDir)) }()
-	plan, err := r.plan(ctx)
-	if err != nil {
-		return nil, err
+	keeps := keeping{stick: r.stickKeeps(root)}
+	if root != nil {
+		r.Report.Printf("old root %s", root)
+		g.OldRoot = root.fs.UUID
+		if err := r.mountSystem(ctx, system{root: *root, named: r.Config.Old.Mounts, dir: oldDir}, unix.MS_RDONLY); err != nil {
+			return nil, errors.Join(err, wake.UnmountBelow(oldDir))
+		}
+		defer func() { err = errors.Join(err, wake.UnmountBelow(oldDir)) }()
+		if keeps.plan, err = r.plan(ctx); err != nil {
+			return nil, err
+		}
 	}
 	source := r.Config.Image.Source
 	if r.Job != nil {
@@ -86,7 +81,7 @@ func (r *Run) Gather(ctx context.Context, _ *Begun) (_ *Gathered, err error) {
 	if source.IsZero() {
 		return nil, report.Hint(errors.New("find image: neither the configuration nor a job names one"), "set [image] source, or start through `reimager arm`")
 	}
-	err = r.withImage(ctx, source, target, func(from *offer) error { return r.take(ctx, g, plan, from) })
+	err = r.withImage(ctx, source, target, func(from *offer) error { return r.take(ctx, g, keeps, from) })
 	if err != nil {
 		return nil, err
 	}

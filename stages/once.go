@@ -65,7 +65,11 @@ func (r *Run) Begin(ctx context.Context) (*Begun, error) {
 	if err := r.LoadJob(ctx); err != nil {
 		return nil, err
 	}
-	if r.Job != nil {
+	if r.fromStick() {
+		if err := r.beginStick(ctx, p.Once); err != nil {
+			return nil, err
+		}
+	} else if r.Job != nil {
 		closed, err := r.closeGate(ctx)
 		if err != nil {
 			return nil, err

@@ -9,6 +9,12 @@ import (
 // JobParameter is the kernel parameter that names the job: DEVICE:/path.
 const JobParameter = "reimager.job"
 
+// What the menu of a stick adds: stages.Parameters says what they mean.
+const (
+	MediaParameter = "reimager.media"
+	OnceParameter  = "reimager.once"
+)
+
 // Parameters are those of the kernel command line that are ours. They shorten a run or
 // explain it, and never allow what was not baked in: whoever stands before a machine
 // can type them.
@@ -17,6 +23,8 @@ type Parameters struct {
 	Rehearse bool     // end at the point of no return
 	Cancel   bool     // go back at once
 	Verbose  bool     // details on the screen
+	Media    bool     // started from a stick: there may be no old system to go back to
+	Once     bool     // do nothing if this stick's system is on the disk already
 	Unknown  []string // named like ours, and without any effect
 }
 
@@ -44,6 +52,10 @@ func parseParameters(cmdline string) Parameters {
 			p.Cancel = true
 		case name == "reimager.verbose":
 			p.Verbose = true
+		case name == MediaParameter:
+			p.Media = true
+		case name == OnceParameter:
+			p.Once = true
 		case strings.HasPrefix(name, "reimager."):
 			p.Unknown = append(p.Unknown, name)
 		}

@@ -27,7 +27,7 @@ type Restored struct{ *Written }
 // list and log_dir = "off" it mounts nothing, so that the disk stays the image.
 func (r *Run) Restore(ctx context.Context, w *Written) (*Restored, error) {
 	done := r.stage("restore")
-	if !r.restores() {
+	if !r.restores() && w.ArchiveBytes == 0 {
 		done(0)
 		return &Restored{w}, nil
 	}

@@ -18,6 +18,8 @@ import (
 	"reimager/wake"
 )
 
+var errSeveralRoots = errors.New("several filesystems are one")
+
 // findRoot returns the one place that is a root by its own word: its /etc/fstab
 // mounts it on /. Only places that allowed accepts are looked at. dir is where
 // they are mounted, read-only, to look.
@@ -46,7 +48,7 @@ func (r *Run) findRoot(ctx context.Context, dir string, allowed func(place) bool
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
-		return place{}, report.Hint(fmt.Errorf("find root: several filesystems are one by their fstab: %s", names(found)), "name it in reimager.toml: [old] root or [new] root")
+		return place{}, report.Hint(fmt.Errorf("find root: %w by their fstab: %s", errSeveralRoots, names(found)), "name it in reimager.toml: [old] root or [new] root")
 	case len(looked) == 0:
 		return place{}, fmt.Errorf("find root: %s", seen(all))
 	}

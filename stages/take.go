@@ -23,8 +23,15 @@ import (
 // memory: 1.2 KiB with 200,000 of them.
 const entryBytes = 1200
 
+// keeping is where the retained files come from: both nil if nothing is retained.
+type keeping struct {
+	plan  *retain.Plan    // the old system
+	stick *config.JobKeep // an archive
+}
+
 // take brings retained files and image into RAM.
-func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, from *offer) error {
+func (r *Run) take(ctx context.Context, g *Gathered, keeps keeping, from *offer) error {
+	plan := keeps.plan
 	if r.Job != nil && r.Job.Image.Bytes != from.bytes {
 		return report.Hint(fmt.Errorf("check image %s: %d bytes, expected %d as when the machine was armed", from, from.bytes, r.Job.Image.Bytes), "the image was changed or cut short; copy it again and arm again")
 	}
@@ -34,6 +41,9 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, from *of
 		}
 	}
 	need := NeededMemory(from.bytes, plan, g.Disk.Bytes, from.blockMap())
+	if keeps.stick != nil {
+		need.Retained = keeps.stick.Bytes + int64(keeps.stick.Files)*entryBytes
+	}
 	spare, err := mountRAM(need.Image, need.Retained, need.State)
 	if err != nil {
 		return err
@@ -44,6 +54,8 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, from *of
 	work := report.Work{Image: from.bytes}
 	if plan != nil {
 		work.Retained = plan.ArchiveBytes
+	} else if keeps.stick != nil {
+		work.Retained = keeps.stick.Bytes
 	}
 	if m := from.blockMap(); m != nil {
 		work.Mapped = m.MappedBytes()
@@ -55,6 +67,11 @@ func (r *Run) take(ctx context.Context, g *Gathered, plan *retain.Plan, from *of
 			return err
 		}
 		g.ArchiveBytes, g.Files, g.FileBytes = summary.ArchiveBytes, len(summary.Entries), summary.ContentBytes
+	} else if keeps.stick != nil {
+		if err := r.takeKept(ctx, keeps.stick); err != nil {
+			return err
+		}
+		g.ArchiveBytes, g.Files, g.FileBytes = keeps.stick.Bytes, keeps.stick.Files, keeps.stick.Bytes
 	}
 	return r.takeImage(ctx, g, from, spare)
 }

@@ -10,6 +10,23 @@ import (
 	"reimager/report"
 )
 
+// findMachine finds the root that is to be replaced, nil where a stick replaces what is
+// lost, and the disk to rewrite.
+func (r *Run) findMachine(ctx context.Context) (*place, *disk.Disk, error) {
+	if r.fromStick() {
+		return r.findForStick(ctx)
+	}
+	root, err := r.findOldRoot(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.Job != nil && r.Job.OldRoot != root.fs.UUID {
+		return nil, nil, report.Hint(fmt.Errorf("check old root: %s has the UUID %s, but %s was armed", root, root.fs.UUID, r.Job.OldRoot), "does [old] root in the configuration name the system that armed?")
+	}
+	target, err := r.findTarget(ctx, root)
+	return &root, target, err
+}
+
 // findOldRoot finds the root that is to be replaced: by name, by the job, or by its fstab.
 func (r *Run) findOldRoot(ctx context.Context) (place, error) {
 	named := r.Config.Old.Root
@@ -98,16 +115,21 @@ func (r *Run) findTarget(ctx context.Context, root place) (*disk.Disk, error) {
 	} else if target.Removable {
 		return nil, report.Hint(fmt.Errorf("find target: %s holds the old root but is removable", target), "name it in [target] disk if it is meant")
 	}
+	return target, r.checkTarget(target)
+}
+
+// checkTarget refuses a disk that is not the one that was armed, or cannot be written.
+func (r *Run) checkTarget(target *disk.Disk) error {
 	if r.Job != nil {
 		if diff := r.Job.Target.Differs(identity(target)); diff != "" {
-			return nil, report.Hint(fmt.Errorf("check target: %s is not the disk that was armed: %s", target, diff), "was the disk moved or repartitioned? arm the machine again")
+			return report.Hint(fmt.Errorf("check target: %s is not the disk that was armed: %s", target, diff), "was the disk moved or repartitioned? arm the machine again")
 		}
 	}
 	if holders := r.Disks.Holders(target); len(holders) > 0 {
-		return nil, report.Hint(fmt.Errorf("check target: %s is held by %s", target, strings.Join(holders, ", ")), "LVM, RAID and encrypted disks are not supported")
+		return report.Hint(fmt.Errorf("check target: %s is held by %s", target, strings.Join(holders, ", ")), "LVM, RAID and encrypted disks are not supported")
 	}
 	if target.ReadOnly {
-		return nil, fmt.Errorf("check target: %s is write-protected", target)
+		return fmt.Errorf("check target: %s is write-protected", target)
 	}
-	return target, nil
+	return nil
 }
