@@ -27,6 +27,9 @@ type Ending struct {
 	Over     *Over    // the run was not done, or not again
 	// Rehearsed says that all was done that comes before casting off, and passed.
 	Rehearsed bool
+	// Media says that the machine was started from a stick: what is on its disk may not
+	// boot, and a reboot may come back here.
+	Media bool
 }
 
 // Over is what a worker says when this run is over already.
@@ -78,7 +81,8 @@ const maxAttempts = 3
 // decide is the one place where a failure gets its meaning. Before casting off the
 // old system is whole, so the machine goes back to it. After it nothing but the
 // image in RAM can save the machine, so it is never left by a reboot: it tries
-// again, and then holds, with image and retained files still in RAM. A run that is over
+// again, and then holds, with image and retained files still in RAM. A stick has no old
+// system to go back to: it holds where another run would go back. A run that is over
 // leads to the system that it has left, and a machine that knows no way there holds.
 func decide(c config.Failure, e Ending) Action {
 	failed := e.Failure != nil || e.Crash != ""
@@ -98,6 +102,8 @@ func decide(c config.Failure, e Ending) Action {
 		return GoBack
 	case failed && c.BeforeWrite == "hold":
 		return Hold
+	case e.Media:
+		return Hold
 	}
 	return GoBack
 }
@@ -114,6 +120,13 @@ func holdsFor(c config.Failure, e Ending) time.Duration {
 
 // holdText tells whoever stands before a machine that holds what to do.
 func holdText(e Ending) []string {
+	if e.Media && e.Phase != PhaseCastOff {
+		return []string{
+			"THE MACHINE HOLDS: it was started from a stick, and nothing was changed on its disk.",
+			"Note the error above. Switch it off and on again to choose once more in the stick's menu;",
+			"without the stick it starts its own disk, as far as that boots.",
+		}
+	}
 	if e.Over != nil && e.Phase != PhaseCastOff {
 		return []string{
 			"THE MACHINE HOLDS: this run is over, the boot loader started it again,",

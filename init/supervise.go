@@ -16,6 +16,7 @@ import (
 	"reimager/config"
 	"reimager/report"
 	"reimager/screen"
+	"reimager/stages"
 	"reimager/wake"
 )
 
@@ -105,6 +106,9 @@ func bootTime() time.Time { return time.Now().Add(-sinceBoot()) }
 // run starts workers until the machine goes back, goes on or holds.
 func (s *supervisor) run() {
 	e := Ending{Phase: PhaseWake, Attempts: 1}
+	if p, err := stages.ReadParameters(); err == nil {
+		e.Media = p.Media
+	}
 	job := jobGather
 	for {
 		e.Failure, e.Crash = nil, ""

@@ -158,6 +158,7 @@ func finish(ctx context.Context, r *stages.Run, pipe *os.File, gathered *stages.
 	if _, err := r.Land(ctx, restored); err != nil {
 		return err
 	}
+	r.CloseStick(ctx)
 	return say(pipe, message{Phase: PhaseLanded})
 }
 
