@@ -57,7 +57,8 @@ func rules() map[string]struct {
 		"pack":            {append([]string{"filesystem", "initrd"}, build...), "it makes releases; whoever reads them must not link what makes them"},
 		"vm":              {base, "a virtual machine knows nothing of what runs in it"},
 		"prove":           {append([]string{"initrd", "vm"}, build...), "it tries a release out from outside, as a machine gets it"},
-		"imagebuild":      {append([]string{"cli", "filesystem", "initrd", "pack", "prove", "vm"}, build...), "a build host has no machine to wake"},
+		"media":           {append([]string{"initrd"}, build...), "it makes what a machine boots; it boots nothing"},
+		"imagebuild":      {append([]string{"cli", "filesystem", "initrd", "media", "pack", "prove", "vm"}, build...), "a build host has no machine to wake"},
 		"reimager":        {append([]string{"check", "cli", "delivery/send", "initramfs", "initrd", "stages"}, stages...), "the machine's side uses every room"},
 	}
 }

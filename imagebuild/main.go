@@ -30,6 +30,7 @@ together with these into a signed release.
   imagebuild pack disk.img -o rel/ …   a release
   imagebuild verify rel/               is it whole, and signed?
   imagebuild prove rel/                does it work? a machine in QEMU says so
+  imagebuild media rel/ -o stick.img   a stick for a machine that does not boot
   imagebuild inspect rel/              what is in it?
 
 Exit status: 0 done, 1 failed, 2 wrong usage.`,
@@ -38,6 +39,6 @@ Exit status: 0 done, 1 failed, 2 wrong usage.`,
 			return cli.Usagef("no command given; see imagebuild --help")
 		},
 	}
-	root.AddCommand(keygenCommand(), initrdCommand(), packCommand(), verifyCommand(), proveCommand(), inspectCommand())
+	root.AddCommand(keygenCommand(), initrdCommand(), packCommand(), verifyCommand(), proveCommand(), mediaCommand(), inspectCommand())
 	return cli.Execute(root, args, stdout, stderr)
 }
