@@ -18,15 +18,18 @@ const debianFormat = 1
 // DebianPackages are needed to build real Debian systems, beside Packages.
 const DebianPackages = "mmdebstrap debian-archive-keyring"
 
-// DebianSpec describes a Debian system with systemd on an MBR disk: one root,
-// one swap, its own kernel, and its own GRUB in the configuration that Debian's
-// tools write. Its console is the serial port.
+// DebianSpec describes a Debian system with systemd: one root, one swap, its own
+// kernel, and its own GRUB in the configuration that Debian's tools write. With an
+// MBR it is booted by a BIOS, with a GPT by UEFI: partition 1 is then the EFI system
+// partition. Its console is the serial port.
+//
+// A field that is added changes the key of every system, which is then built anew.
 type DebianSpec struct {
-	Suite         string // "bookworm", "trixie"
-	DiskID        string // MBR signature: 0x and 8 hex digits
+	Suite         string // "bullseye", "bookworm", "trixie"
+	DiskID        string // MBR signature: 0x and 8 hex digits; or a GPT's UUID
 	SizeMiB       int64
 	SwapMiB       int64
-	RootPartition int // 1 or 2; swap is the other
+	RootPartition int // 1 or 2, on UEFI 2 or 3; swap is the other
 	Hostname      string
 	MachineID     string   // 32 hex digits; "": systemd makes one at the first boot
 	Packages      []string // beside those that every such system has
@@ -42,17 +45,21 @@ type Debian struct {
 	Kernel        Kernel // unpacked
 }
 
-// OldDebian is the system that is to be replaced: Debian 12, with room for a
+// OldDebian is the system that is to be replaced, on a BIOS: a suite, with room for a
 // release on its root. A program at /root/run is started at each boot.
-func OldDebian() DebianSpec {
+func OldDebian(suite string) DebianSpec {
+	id := "0x01deb012"
+	if suite != "bookworm" {
+		id = "0x" + FixedUUID("old Debian " + suite)[:8]
+	}
 	return DebianSpec{
-		Suite: "bookworm", DiskID: "0x01deb012", SizeMiB: 3072, SwapMiB: 256, RootPartition: 1,
+		Suite: suite, DiskID: id, SizeMiB: 3072, SwapMiB: 256, RootPartition: 1,
 		Hostname: "kiosk-0042", MachineID: machineID("old Debian"),
 		Users: []User{{"atm", "/var/lib/atm", "/usr/sbin/nologin", 990}},
 	}
 }
 
-// NewDebian is the system that replaces it: Debian 13 on other partitions, with
+// NewDebian is the system that replaces it, on a BIOS: Debian 13 on other partitions, with
 // other numbers, and an identity of its own that has to give way.
 func NewDebian() DebianSpec {
 	return DebianSpec{
@@ -67,6 +74,41 @@ func machineID(name string) string { return strings.ReplaceAll(FixedUUID(name), 
 // FSUUID is the UUID of the filesystem or swap on a partition of the system.
 func (s DebianSpec) FSUUID(partition int) string {
 	return FixedUUID(fmt.Sprintf("debian %s %s %d", s.Suite, s.DiskID, partition))
+}
+
+// UEFI tells whether the system is booted by it.
+func (s DebianSpec) UEFI() bool { return !strings.HasPrefix(s.DiskID, "0x") }
+
+// OnUEFI is the same system for UEFI: with a GPT, and an EFI system partition in
+// front of the others.
+func (s DebianSpec) OnUEFI() DebianSpec {
+	s.DiskID = FixedUUID("disk " + s.DiskID)
+	s.RootPartition++
+	s.SizeMiB += debianESPMiB
+	return s
+}
+
+// DebianESP is the partition that UEFI finds the loader on.
+const (
+	DebianESP    = 1
+	debianESPMiB = 64
+)
+
+// firstOfTwo is the number of the first of root and swap.
+func (s DebianSpec) firstOfTwo() int {
+	if s.UEFI() {
+		return DebianESP + 1
+	}
+	return 1
+}
+
+// swapPartition is the other one.
+func (s DebianSpec) swapPartition() int { return 2*s.firstOfTwo() + 1 - s.RootPartition }
+
+// espUUID is what Linux calls the UUID of the EFI system partition, in its capitals.
+func (s DebianSpec) espUUID() string {
+	id := strings.ToUpper(s.FSUUID(DebianESP))
+	return id[:4] + "-" + id[4:8]
 }
 
 // LoginPrompt is what the system writes to the serial port when it is up.
@@ -111,8 +153,8 @@ func buildDebian(ctx context.Context, cache Cache, spec DebianSpec) (Debian, err
 // key covers all that a system is made from, but for the packages' versions:
 // delete the cache to get new ones.
 func (s DebianSpec) key() (Key, error) {
-	if s.RootPartition != 1 && s.RootPartition != 2 {
-		return "", fmt.Errorf("lay out disk: root partition %d, want 1 or 2", s.RootPartition)
+	if first := s.firstOfTwo(); s.RootPartition != first && s.RootPartition != first+1 {
+		return "", fmt.Errorf("lay out disk: root partition %d, want %d or %d", s.RootPartition, first, first+1)
 	}
 	config, err := s.configTree()
 	if err != nil {
@@ -133,14 +175,22 @@ func (s DebianSpec) key() (Key, error) {
 }
 
 func (s DebianSpec) disk(tarball string) DiskSpec {
-	root := Partition{FS: Ext4, Bootable: true, Label: "root", UUID: s.FSUUID(s.RootPartition), Tarball: tarball}
-	swap := Partition{SizeMiB: s.SwapMiB, FS: Swap, Label: "swap", UUID: s.FSUUID(3 - s.RootPartition)}
-	parts := []Partition{swap, root}
-	if s.RootPartition == 1 {
-		root.SizeMiB, swap.SizeMiB = s.SizeMiB-1-s.SwapMiB, 0 // the first MiB is GRUB's
-		parts = []Partition{root, swap}
+	root := Partition{FS: Ext4, Bootable: !s.UEFI(), Label: "root", UUID: s.FSUUID(s.RootPartition), Tarball: tarball}
+	swap := Partition{SizeMiB: s.SwapMiB, FS: Swap, Label: "swap", UUID: s.FSUUID(s.swapPartition())}
+	spec := DiskSpec{SizeMiB: s.SizeMiB, Label: MBR, ID: s.DiskID}
+	taken := int64(1) // the first MiB is GRUB's
+	if s.UEFI() {
+		spec.Label = GPT
+		spec.Partitions = []Partition{{SizeMiB: debianESPMiB, FS: FAT, UUID: s.espUUID()}}
+		taken += debianESPMiB + 1 // the last MiB is the table's backup
 	}
-	return DiskSpec{SizeMiB: s.SizeMiB, Label: MBR, ID: s.DiskID, Partitions: parts}
+	if s.RootPartition < s.swapPartition() {
+		root.SizeMiB, swap.SizeMiB = s.SizeMiB-taken-s.SwapMiB, 0
+		spec.Partitions = append(spec.Partitions, root, swap)
+	} else {
+		spec.Partitions = append(spec.Partitions, swap, root)
+	}
+	return spec
 }
 
 // DebianRelease is a Debian system as it is shipped.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strings"
 	"time"
 
 	"reimager/vm"
@@ -21,6 +22,29 @@ var debianDemoUnit string
 // installTime is how long the first boot may take; a quiet machine needs two
 // minutes without KVM.
 const installTime = 15 * time.Minute
+
+// grubInstall are the lines of the script that put GRUB onto the disk. On UEFI they do
+// what Debian's installer does where it is told that the firmware may forget its boot
+// entries: the loader lies below \EFI\debian and \EFI\BOOT. The firmware of the first
+// boot is not the machine's.
+func (s DebianSpec) grubInstall() string {
+	if s.UEFI() {
+		return "mkdir -p /boot/efi\nmount /boot/efi\n" +
+			"grub-install --target=x86_64-efi --efi-directory=/boot/efi --no-nvram --force-extra-removable\n" +
+			"umount /boot/efi"
+	}
+	return `grub-install "$(cat /.lab/disk)"`
+}
+
+// fstab is as Debian's installer writes it.
+func (s DebianSpec) fstab() string {
+	text := fmt.Sprintf("UUID=%s / ext4 errors=remount-ro 0 1\nUUID=%s none swap sw 0 0\n",
+		s.FSUUID(s.RootPartition), s.FSUUID(s.swapPartition()))
+	if s.UEFI() {
+		text += fmt.Sprintf("UUID=%s /boot/efi vfat umask=0077 0 1\n", s.espUUID())
+	}
+	return text
+}
 
 // debianMasked are timers and services that do nothing in a machine which
 // lives for minutes, but take its processor just after boot.
@@ -65,9 +89,8 @@ func (s DebianSpec) configTree() (Tree, error) {
 	}
 	const unit = "etc/systemd/system/"
 	tree := Tree{
-		Dir(".lab", 0o700, 0, 0), Text(".lab/install", 0o755, debianInstall), Text(".lab/users", 0o644, users), Text(".lab/disk", 0o644, "/dev/sda\n"),
-		Text("etc/fstab", 0o644, fmt.Sprintf("UUID=%s / ext4 errors=remount-ro 0 1\nUUID=%s none swap sw 0 0\n",
-			s.FSUUID(s.RootPartition), s.FSUUID(3-s.RootPartition))),
+		Dir(".lab", 0o700, 0, 0), Text(".lab/install", 0o755, strings.Replace(debianInstall, "@GRUB_INSTALL@", s.grubInstall(), 1)), Text(".lab/users", 0o644, users), Text(".lab/disk", 0o644, "/dev/sda\n"),
+		Text("etc/fstab", 0o644, s.fstab()),
 		Text("etc/hostname", 0o644, s.Hostname+"\n"),
 		Text("etc/hosts", 0o644, "127.0.0.1 localhost\n127.0.1.1 "+s.Hostname+"\n::1 localhost ip6-localhost ip6-loopback\n"),
 		Text("etc/resolv.conf", 0o644, ""), // mmdebstrap leaves the build host's

@@ -17,9 +17,20 @@ import (
 // debianMirror names the variable with another mirror than mmdebstrap's.
 const debianMirror = "REIMAGER_DEBIAN_MIRROR"
 
+// debianArchive is where suites go that the mirrors have dropped.
+const debianArchive = "http://archive.debian.org/debian"
+
 // debianBase are the packages of every Debian system of the lab.
 func debianBase() []string {
-	return []string{"linux-image-amd64", "grub-pc", "systemd-sysv", "udev", "openssh-server", "dbus", "initramfs-tools", "e2fsprogs", "zstd"}
+	return []string{"linux-image-amd64", "systemd-sysv", "udev", "openssh-server", "dbus", "initramfs-tools", "e2fsprogs", "zstd"}
+}
+
+// loaderPackages are what Debian's installer chooses for the firmware.
+func (s DebianSpec) loaderPackages() []string {
+	if s.UEFI() {
+		return []string{"grub-efi-amd64", "grub-efi-amd64-signed", "shim-signed", "dosfstools"}
+	}
+	return []string{"grub-pc"}
 }
 
 // debianFiles are a suite's packages, installed but never booted.
@@ -30,7 +41,7 @@ type debianFiles struct {
 }
 
 func (s DebianSpec) packages() []string {
-	packages := append(debianBase(), s.Packages...)
+	packages := slices.Concat(debianBase(), s.loaderPackages(), s.Packages)
 	slices.Sort(packages)
 	return slices.Compact(packages)
 }
@@ -91,24 +102,50 @@ func bootstrap(ctx context.Context, dir, tarball string, spec DebianSpec) (err e
 		"--dpkgopt=path-exclude=/usr/share/locale/*",
 		"--dpkgopt=path-exclude=/usr/share/man/*",
 		"--customize-hook=rm -f \"$1/etc/apt/apt.conf.d/99mmdebstrap\"",
-		spec.Suite, tarball,
+	}
+	if spec.Suite == "bullseye" {
+		// Debian's installer merges /usr since Debian 10, its packages since Debian 12.
+		args = append(args, "--setup-hook=/usr/share/mmdebstrap/hooks/merged-usr/setup00.sh")
+	}
+	run := func(more ...string) error {
+		command := vm.Command{Env: []string{"TMPDIR=" + work}, Name: "mmdebstrap", Args: slices.Concat(args, more)}
+		if _, _, err := command.Run(ctx); err != nil {
+			return fmt.Errorf("install packages: %w", err)
+		}
+		return nil
 	}
 	if mirror := os.Getenv(debianMirror); mirror != "" {
-		args = append(args, mirror)
+		return explainBootstrap(run(spec.Suite, tarball, mirror), spec.Suite)
 	}
-	if _, _, err := (vm.Command{Env: []string{"TMPDIR=" + work}, Name: "mmdebstrap", Args: args}).Run(ctx); err != nil {
-		return explainBootstrap(fmt.Errorf("install packages: %w", err), spec.Suite)
+	err = run(spec.Suite, tarball)
+	if err == nil || !droppedSuite(err) {
+		return explainBootstrap(err, spec.Suite)
 	}
-	return nil
+	// What is no longer signed anew has a signature that expires.
+	archiveErr := run(`--aptopt=Acquire::Check-Valid-Until "false"`, spec.Suite, tarball, debianArchive)
+	if archiveErr == nil {
+		return nil
+	}
+	return explainBootstrap(fmt.Errorf("%w\nand from %s: %w", err, debianArchive, archiveErr), spec.Suite)
+}
+
+// droppedSuite tells from what apt said whether the mirror has no such suite (any longer).
+func droppedSuite(err error) bool {
+	return regexp.MustCompile(`(does not have|no longer has) a Release file|404 +Not Found`).MatchString(err.Error())
 }
 
 // explainBootstrap finds the two causes that an operator can remove in what
 // apt said.
 func explainBootstrap(err error, suite string) error {
+	if err == nil {
+		return nil
+	}
 	said := err.Error()
 	switch {
 	case regexp.MustCompile(`NO_PUBKEY|is not signed|Missing key|not available: [0-9A-F]{8}`).MatchString(said):
 		return report.Hint(err, "this host lacks the keys of %s: install or update the package debian-archive-keyring", suite)
+	case droppedSuite(err):
+		return report.Hint(err, "no mirror that was asked has %s (any longer); %s names another one", suite, debianMirror)
 	case regexp.MustCompile(`Could not resolve|Could not connect|Failed to fetch|Temporary failure`).MatchString(said):
 		return report.Hint(err, "check the network; %s names another mirror", debianMirror)
 	}

@@ -51,7 +51,7 @@ func TestDebianBoots(t *testing.T) {
 		spec DebianSpec
 		want []string
 	}{
-		{OldDebian(), []string{"/var/lib/atm atm 990 750", "ROOT /dev/sda1 ext4", "SWAPS 2", "UNITS FAILED 0"}},
+		{OldDebian("bookworm"), []string{"/var/lib/atm atm 990 750", "ROOT /dev/sda1 ext4", "SWAPS 2", "UNITS FAILED 0"}},
 		{NewDebian(), []string{"/var/lib/atm atm 880 750", "ROOT /dev/sda2 ext4", "SWAPS 2", "UNITS FAILED 0"}},
 	} {
 		t.Run(tc.spec.Suite, func(t *testing.T) {
@@ -99,7 +99,7 @@ func copyDebian(t *testing.T, cache Cache, spec DebianSpec) (string, Debian) {
 // no test could see that it was put back.
 func TestDebianIdentities(t *testing.T) {
 	cache := needDebian(t)
-	specs := []DebianSpec{OldDebian(), NewDebian()}
+	specs := []DebianSpec{OldDebian("bookworm"), NewDebian()}
 	for _, file := range []string{
 		"/etc/machine-id", "/etc/hostname", "/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key.pub", "/etc/fstab", "/boot/grub/grub.cfg",
 	} {
@@ -150,27 +150,35 @@ func TestDebianLayout(t *testing.T) {
 		Offset, Size int64
 		FS           FS
 	}
+	plain := func(root int) DebianSpec {
+		return DebianSpec{Suite: "trixie", DiskID: "0x1", SizeMiB: 1024, SwapMiB: 128, RootPartition: root}
+	}
 	for _, tc := range []struct {
-		root int
+		spec DebianSpec
 		want []part
 	}{
-		{1, []part{{1, 1 * mib, 895 * mib, Ext4}, {2, 896 * mib, 128 * mib, Swap}}},
-		{2, []part{{1, 1 * mib, 128 * mib, Swap}, {2, 129 * mib, 895 * mib, Ext4}}},
+		{plain(1), []part{{1, 1 * mib, 895 * mib, Ext4}, {2, 896 * mib, 128 * mib, Swap}}},
+		{plain(2), []part{{1, 1 * mib, 128 * mib, Swap}, {2, 129 * mib, 895 * mib, Ext4}}},
+		{plain(1).OnUEFI(), []part{{1, 1 * mib, 64 * mib, FAT}, {2, 65 * mib, 894 * mib, Ext4}, {3, 959 * mib, 128 * mib, Swap}}},
+		{plain(2).OnUEFI(), []part{{1, 1 * mib, 64 * mib, FAT}, {2, 65 * mib, 128 * mib, Swap}, {3, 193 * mib, 894 * mib, Ext4}}},
 	} {
-		spec := DebianSpec{Suite: "trixie", DiskID: "0x1", SizeMiB: 1024, SwapMiB: 128, RootPartition: tc.root}
-		parts, err := layOut(spec.disk(""))
+		parts, err := layOut(tc.spec.disk(""))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var got []part
 		for _, p := range parts {
 			got = append(got, part{p.Number, p.Offset, p.Size, p.FS})
-			if want := spec.FSUUID(p.Number); p.UUID != want {
-				t.Errorf("root on %d: UUID of %d = %s; want %s", tc.root, p.Number, p.UUID, want)
+			want := tc.spec.FSUUID(p.Number)
+			if p.FS == FAT {
+				want = tc.spec.espUUID()
+			}
+			if p.UUID != want {
+				t.Errorf("root on %d: UUID of %d = %s; want %s", tc.spec.RootPartition, p.Number, p.UUID, want)
 			}
 		}
 		if diff := cmp.Diff(tc.want, got); diff != "" {
-			t.Errorf("root on %d (-want +got):\n%s", tc.root, diff)
+			t.Errorf("root on %d (-want +got):\n%s", tc.spec.RootPartition, diff)
 		}
 	}
 }
@@ -191,9 +199,9 @@ func TestDebianKey(t *testing.T) {
 		}
 		seen[key] = name
 	}
-	spec := OldDebian()
+	spec := OldDebian("bookworm")
 	add("plain", spec, true)
-	add("plain again", OldDebian(), false)
+	add("plain again", OldDebian("bookworm"), false)
 	spec.Files = Tree{{Path: "file", Source: source}}
 	add("with a file", spec, true)
 	if err := os.WriteFile(source, []byte("two"), 0o644); err != nil {
@@ -206,15 +214,50 @@ func TestDebianKey(t *testing.T) {
 	add("from another mirror", spec, true)
 }
 
+// Building the systems of the usual test run takes ten minutes, which a cache that is
+// carried from run to run saves: who changes these keys should know it.
+func TestUsualDebianKeys(t *testing.T) {
+	t.Setenv(debianMirror, "")
+	for _, tc := range []struct {
+		spec DebianSpec
+		want Key
+	}{
+		{OldDebian("bookworm"), "4d6f845d026d1848bfe3"},
+		{NewDebian(), "8c5b8148e866cad12292"},
+	} {
+		if got, err := tc.spec.key(); err != nil || got != tc.want {
+			t.Errorf("key of %s = %s, %v; want %s, or this line changed with what it is made from", tc.spec.Suite, got, err, tc.want)
+		}
+	}
+}
+
+func TestDebianSuitesAndFirmwareDiffer(t *testing.T) {
+	seen := map[Key]bool{}
+	for _, suite := range []string{"bullseye", "bookworm", "trixie"} {
+		for _, spec := range []DebianSpec{OldDebian(suite), OldDebian(suite).OnUEFI()} {
+			key, err := spec.key()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if seen[key] {
+				t.Errorf("%s, UEFI %v: key %s is another's, too", suite, spec.UEFI(), key)
+			}
+			seen[key] = true
+		}
+	}
+}
+
 func TestDebianRefuses(t *testing.T) {
-	bad := OldDebian()
+	bad := OldDebian("bookworm")
 	bad.RootPartition = 3
-	odd := OldDebian()
+	odd := OldDebian("bookworm")
 	odd.Users = []User{{"at m", "/", "/bin/sh", 7}}
+	onESP := OldDebian("bookworm").OnUEFI()
+	onESP.RootPartition = DebianESP
 	for _, tc := range []struct {
 		spec DebianSpec
 		want string
-	}{{bad, "root partition 3, want 1 or 2"}, {odd, `add user "at m"`}} {
+	}{{bad, "root partition 3, want 1 or 2"}, {onESP, "root partition 1, want 2 or 3"}, {odd, `add user "at m"`}} {
 		_, err := BuildDebian(t.Context(), Cache{dir: t.TempDir()}, tc.spec)
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("BuildDebian = %v; want %q", err, tc.want)
@@ -227,12 +270,46 @@ func TestExplainBootstrap(t *testing.T) {
 		{"W: GPG error: http://mirror.example/debian trixie InRelease: NO_PUBKEY 762F67A0B2C39DE4", "debian-archive-keyring"},
 		{"E: The repository 'http://mirror.example/debian trixie InRelease' is not signed.", "debian-archive-keyring"},
 		{"Err:1 http://mirror.example/debian trixie InRelease\n  Could not resolve 'mirror.example'", debianMirror},
+		{"E: The repository 'http://mirror.example/debian bullseye Release' does not have a Release file.", "no mirror that was asked has trixie"},
+		{"E: Failed to fetch http://mirror.example/debian/dists/trixie/InRelease  404  Not Found", "no mirror that was asked has trixie"},
 		{"dpkg: error processing package", ""},
 	} {
 		got := report.Explain(explainBootstrap(errors.New(tc.said), "trixie"))
 		_, hint, _ := strings.Cut(got, "\nhint: ")
 		if (tc.want == "") != (hint == "") || !strings.Contains(hint, tc.want) {
 			t.Errorf("explainBootstrap(%q): hint %q; want one with %q", tc.said, hint, tc.want)
+		}
+	}
+}
+
+// A suite that the mirrors have dropped comes from the archive; an error names both.
+func TestDroppedSuite(t *testing.T) {
+	for _, tc := range []struct{ archive, want string }{
+		{"exit 0", ""},
+		{"echo 'E: Could not connect to archive.debian.org' >&2; exit 25", "does not have a Release file.*from http://archive.debian.org/debian: .*Could not connect"},
+	} {
+		bin := t.TempDir()
+		script := `#!/bin/sh
+for last; do :; done
+case "$last" in
+` + debianArchive + `) ` + tc.archive + ` ;;
+esac
+echo "E: The repository 'http://mirror.example/debian bullseye Release' does not have a Release file." >&2
+exit 25
+`
+		if err := os.WriteFile(filepath.Join(bin, "mmdebstrap"), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+		t.Setenv(debianMirror, "")
+		dir := t.TempDir()
+		err := bootstrap(t.Context(), dir, filepath.Join(dir, "root.tar"), OldDebian("bullseye"))
+		got := ""
+		if err != nil {
+			got = err.Error()
+		}
+		if (tc.want == "") != (err == nil) || !regexp.MustCompile("(?s)"+tc.want).MatchString(got) {
+			t.Errorf("bootstrap = %v; want %q", err, tc.want)
 		}
 	}
 }

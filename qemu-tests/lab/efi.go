@@ -50,6 +50,11 @@ func makeFAT(ctx context.Context, disk string, p Partition, at BuiltPartition) (
 	// The volume ID is what is called a UUID: XXXX-XXXX.
 	id := strings.ReplaceAll(at.UUID, "-", "")
 	args := []string{"--invariant", "-i", id, "--offset", strconv.FormatInt(at.Offset/sectorSize, 10)}
+	// mkfs.vfat chooses by the size of the whole file. This is what it makes of a
+	// partition of this size; a smaller one has too few clusters.
+	if at.Size >= 16*mib && at.Size < 512*mib {
+		args = append(args, "-F", "16")
+	}
 	if p.Label != "" {
 		args = append(args, "-n", p.Label)
 	}

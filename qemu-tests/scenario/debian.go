@@ -59,7 +59,7 @@ func BuildDebian(ctx context.Context, dir string) (*Debian, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Debian{Dir: dir, Disk: filepath.Join(dir, "disk.raw"), Old: lab.OldDebian(), New: lab.NewDebian()}
+	d := &Debian{Dir: dir, Disk: filepath.Join(dir, "disk.raw"), Old: lab.OldDebian("bookworm"), New: lab.NewDebian()}
 	if d.Release, err = lab.DebianImage(ctx, cache, d.New); err != nil {
 		return nil, err
 	}

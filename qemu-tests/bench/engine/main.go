@@ -128,7 +128,7 @@ func (b *bench) prepare(ctx context.Context, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	other, err := lab.BuildDebian(ctx, cache, lab.OldDebian())
+	other, err := lab.BuildDebian(ctx, cache, lab.OldDebian("bookworm"))
 	if err != nil {
 		return err
 	}
