@@ -36,6 +36,11 @@ unit:
 # a machine's whole life in QEMU, with its disks compared from the host
 qemu: build
     go test -count=1 -timeout 60m -parallel 2 ./qemu-tests/...
+    @echo "of the old Debians, 12 on a BIOS was replaced; 11, 12 and 13 on BIOS and UEFI: just debians"
+
+# each old Debian replaced by Debian 13, on BIOS and UEFI; builds them, which takes half an hour the first time
+debians: build
+    go test -v -count=1 -timeout 6h -parallel 1 ./qemu-tests -run TestDebians -debians
 
 # fuzz every parser for a while each (just fuzz 5m)
 fuzz time="20s":
@@ -58,10 +63,11 @@ bench runs="3": build
     go test ./retain -run '^$' -bench BesideTar -benchtime {{runs}}x
     go run ./qemu-tests/bench/downtime -runs {{runs}}
 
-# the same tests with larger numbers, for a night: random trees, accounts, system calls that fail, every fuzz target
+# the same tests with larger numbers, for a night: random trees, accounts, system calls that fail, every fuzz target, every old Debian
 soak trees="10000" time="10m" faults="3000": build
     go test -timeout 6h ./retain -run TestTrees -trees {{trees}} -seed $RANDOM
     just fuzz {{time}}
+    just debians
     go test -count=5 -timeout 6h -parallel 2 ./qemu-tests/...
     go test -count=1 -timeout 12h ./qemu-tests -run TestEveryCallFails -faults {{faults}}
 

@@ -29,7 +29,7 @@ func TestUEFI(t *testing.T) {
 	}
 	waitExit(ctx, t, guest) // it powers off
 
-	checkTable(t, k)
+	checkTable(t, k.NewRaw, k.Disk)
 	esp := partition(t, k.NewRaw, lab.KioskESP)
 	if got := partition(t, k.Disk, lab.KioskESP); !bytes.Equal(got, esp) {
 		t.Error("the EFI system partition is not the image's")
@@ -45,18 +45,18 @@ func TestUEFI(t *testing.T) {
 	checkRecord(t, recordOf(t, k.Disk, lab.KioskLog, "/log/record.json"))
 }
 
-// checkTable holds the disk's table to the image's, and asks two tools about it.
-func checkTable(t *testing.T, k *scenario.Kiosk) {
+// checkTable holds a disk's GPT to the image's, and asks two tools about it.
+func checkTable(t *testing.T, image, disk string) {
 	t.Helper()
-	want, err := lab.ReadTable(t.Context(), k.NewRaw)
+	want, err := lab.ReadTable(t.Context(), image)
 	must(t, err)
-	got, err := lab.ReadTable(t.Context(), k.Disk)
+	got, err := lab.ReadTable(t.Context(), disk)
 	must(t, err)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("partition table (-want +got):\n%s", diff)
 	}
 	for _, tool := range [][2]string{{"sgdisk", "No problems found"}, {"sfdisk", "No errors detected"}} {
-		out, err := exec.Command(tool[0], "--verify", k.Disk).CombinedOutput()
+		out, err := exec.Command(tool[0], "--verify", disk).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), tool[1]) {
 			t.Errorf("%s --verify: %v\n%s", tool[0], err, out)
 		}

@@ -15,7 +15,7 @@ func debian(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	fmt.Fprintln(out, "Building Debian 12 as the old system and Debian 13 as the new one from packages;\nthe first time this takes about ten minutes, without a word …")
-	d, err := scenario.BuildDebian(ctx, dir)
+	d, err := scenario.BuildDebian(ctx, dir, scenario.DebianSpec{})
 	if err != nil {
 		return err
 	}

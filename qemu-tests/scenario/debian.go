@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,14 +14,21 @@ import (
 	"reimager/vm"
 )
 
-// Debian is a machine with Debian 12 that is to get Debian 13.
+// DebianSpec says which Debian a machine has, and how it boots.
+type DebianSpec struct {
+	Suite string // "": bookworm, Debian 12
+	UEFI  bool   // both systems
+}
+
+// Debian is a machine with an older Debian, or another of the same age, that is to get Debian 13.
 type Debian struct {
 	Dir, Disk string
 	Old, New  lab.DebianSpec
 	Release   lab.DebianRelease // of the new system
 	OldRoot   int               // partition
 	NewRoot   int
-	Log       string // what imagebuild said
+	Log       string   // what imagebuild said
+	Firmware  *vm.UEFI // nil: a BIOS
 }
 
 // DebianList keeps what makes a Debian machine itself, and a service's key.
@@ -39,7 +47,7 @@ const armDebian = `#!/bin/sh
 if reimager log; then echo "old: BACK AFTER A FAILED RUN"; exit; fi
 . /etc/os-release
 echo "old: $PRETTY_NAME, $(cat /etc/hostname), $(cat /etc/machine-id)"
-exec reimager arm --reboot /root/release
+exec reimager arm --verbose --reboot /root/release
 `
 
 // Delivered is what the console of the new Debian shows when its unit has delivered
@@ -54,12 +62,21 @@ command = ["/bin/sh", "-c", "cat > /root/by-command.json && sync && echo ` + Del
 
 // BuildDebian puts the machine together in dir. The two systems are built from
 // packages, which takes some minutes, unless the cache has them.
-func BuildDebian(ctx context.Context, dir string) (*Debian, error) {
+func BuildDebian(ctx context.Context, dir string, spec DebianSpec) (*Debian, error) {
 	cache, err := lab.OpenCache()
 	if err != nil {
 		return nil, err
 	}
-	d := &Debian{Dir: dir, Disk: filepath.Join(dir, "disk.raw"), Old: lab.OldDebian("bookworm"), New: lab.NewDebian()}
+	d := &Debian{Dir: dir, Disk: filepath.Join(dir, "disk.raw"), Old: lab.OldDebian(cmp.Or(spec.Suite, "bookworm")), New: lab.NewDebian()}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if spec.UEFI {
+		d.Old, d.New = d.Old.OnUEFI(), d.New.OnUEFI()
+		if d.Firmware, err = vm.NewUEFI(filepath.Join(dir, "uefi-variables")); err != nil {
+			return nil, err
+		}
+	}
 	if d.Release, err = lab.DebianImage(ctx, cache, d.New); err != nil {
 		return nil, err
 	}
@@ -68,9 +85,6 @@ func BuildDebian(ctx context.Context, dir string) (*Debian, error) {
 		return nil, err
 	}
 	d.OldRoot, d.NewRoot = old.RootPartition, d.Release.RootPartition
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
 	if err := lab.CopySparse(d.Disk, old.Disk.Path); err != nil {
 		return nil, err
 	}
