@@ -202,7 +202,7 @@ func folderOf(grub *boot.GRUB) string { return check.BootFolder(grub) }
 // need. All others belong to the old system.
 func kept() []string {
 	return []string{"console=", "earlyprintk=", "acpi", "apic", "noapic", "nolapic", "pci=", "iommu=", "intel_iommu=", "amd_iommu=",
-		"irqpoll", "nomodeset", "video=", "mem=", "memmap=", "libata.", "ahci.", "nvme", "usb", "xhci", "modprobe.blacklist=", "module_blacklist="}
+		"irqpoll", "no_timer_check", "nomodeset", "video=", "mem=", "memmap=", "libata.", "ahci.", "nvme", "usb", "xhci", "modprobe.blacklist=", "module_blacklist="}
 }
 
 // panicSeconds is when a kernel that panics reboots. Without it a machine would

@@ -271,7 +271,11 @@ func (r *Run) leaveLog(ctx context.Context, root system, w *Written) error {
 	}
 	return r.onNewSystem(ctx, root, 0, func() error {
 		r.leaveReporter()
-		if err := r.writeLog(dir); err != nil {
+		err := r.writeLog(dir)
+		if err != nil { // the account of the run is worth a second try
+			err = r.writeLog(dir)
+		}
+		if err != nil {
 			r.warn("leave the log in %s: %v", dir, err)
 		} else {
 			r.Report.Printf("log      %s and %s", path.Join(dir, report.LogName), path.Join(dir, report.RecordName))

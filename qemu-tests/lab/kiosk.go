@@ -203,7 +203,7 @@ func (k KioskSpec) bootTree(ctx context.Context, kernel Kernel) (Tree, error) {
 	}
 	var menu bytes.Buffer
 	err = parsed.Execute(&menu, map[string]string{
-		"Title": "Kiosk " + k.Version, "Kernel": kernel.Version, "Append": strings.TrimSpace(KioskConsoles + " quiet " + k.Append),
+		"Title": "Kiosk " + k.Version, "Kernel": kernel.Version, "Append": strings.TrimSpace(KioskConsoles + " quiet no_timer_check " + k.Append),
 		"BootUUID": k.FSUUID(KioskBoot), "RootUUID": k.FSUUID(KioskRoot),
 	})
 	if err != nil {

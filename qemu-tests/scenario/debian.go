@@ -57,7 +57,7 @@ const Delivered = "THE RECORD IS DELIVERED"
 // debianReport delivers to a file, then tells the console.
 const debianReport = `[report]
 file = "/root/report.json"
-command = ["/bin/sh", "-c", "cat > /root/by-command.json && sync && echo ` + Delivered + ` > /dev/console"]
+command = ["/bin/sh", "-c", "cat > /root/by-command.json && sync && for i in 1 2 3 4 5; do echo ` + Delivered + ` > /dev/console; sleep 2; done"]
 `
 
 // BuildDebian puts the machine together in dir. The two systems are built from
