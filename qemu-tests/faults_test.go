@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	faultLimit = flag.Int("faults", 60, "how many system calls TestEveryCallFails lets fail, before casting off and after it each")
+	faultLimit = flag.Int("faults", 24, "how many system calls TestEveryCallFails lets fail, before casting off and after it each")
 	faultOnly  = flag.String("fault", "", "the one fault that TestEveryCallFails tries, as its table names it: STAGE/CALL/NTH/ERRNO")
 )
 
