@@ -31,7 +31,7 @@ func TestKexecStartsTheRun(t *testing.T) {
 	})
 	ctx := withTimeout(t)
 	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, NoReboot: true}) // kexec is no reset
-	for _, text := range []string{"kexec -e) replaces the operating system", "GRUB knows nothing", "state     armed", "armed; rebooting now", "release  kiosk 2.0", "boot the new system"} {
+	for _, text := range []string{"the run that replaces the operating system starts at the next `systemctl kexec`", "GRUB knows nothing", "state     armed", "armed; rebooting now", "release  kiosk 2.0", "boot the new system"} {
 		wait(ctx, t, guest, text)
 	}
 	waitExit(ctx, t, guest)

@@ -66,9 +66,6 @@ func TestFailureBeforeWriteGoesBack(t *testing.T) {
 		{"another model", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			editJob(t, k.Disk, func(j *config.Job) { j.Machine = config.MachineIdentity{Vendor: "QEMU", Product: "Kiosk G3"} })
 		}, `expected "Kiosk G3"`, false},
-		{"another firmware", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
-			editJob(t, k.Disk, func(j *config.Job) { j.Machine.Firmware = "uefi" })
-		}, `firmware "bios", expected "uefi"`, false},
 		{"release armed, bare image found", func(t *testing.T, k *scenario.Kiosk, _ *vm.Config) {
 			editJob(t, k.Disk, func(j *config.Job) { j.Release.Manifest = strings.Repeat("00", 32) })
 		}, "it is a bare image, expected a manifest with", false},

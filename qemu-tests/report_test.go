@@ -56,7 +56,7 @@ func TestOldSystemDeliversAFailedRun(t *testing.T) {
 		Old: func(o *lab.KioskSpec) {
 			o.BootScript = strings.Replace(o.BootScript, "BACK AFTER A FAILED RUN\"; exit", "BACK\"; reimager report; reimager status; echo status: ended with $?; exit", 1)
 			o.After = lab.PowerOff
-			o.BootScript = strings.Replace(o.BootScript, "reimager arm --reboot /data/release", "reimager arm --reboot /data/release && sleep 1000", 1)
+			o.BootScript = strings.Replace(o.BootScript, "reimager arm --reboot /data/release", "reimager arm --reboot --force retained /data/release && sleep 1000", 1)
 		},
 	})
 	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})

@@ -294,6 +294,10 @@ func (r *Run) writeLog(dir string) error {
 	if err := system.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	// Before the record, which is to tell of it.
+	if err := pointTo(system, "/"+dir); err != nil {
+		r.warn("leave the link %s: %v", report.LogPointer, err)
+	}
 	log, err := os.ReadFile(r.LogFile)
 	if err != nil {
 		return err
@@ -304,8 +308,7 @@ func (r *Run) writeLog(dir string) error {
 	}
 	return errors.Join(
 		report.WriteFile(system, path.Join(dir, report.LogName), log, 0o600),
-		report.WriteFile(system, path.Join(dir, report.RecordName), record, 0o600),
-		pointTo(system, "/"+dir))
+		report.WriteFile(system, path.Join(dir, report.RecordName), record, 0o600))
 }
 
 // pointTo leaves a link to the log directory where `reimager status` looks. It is left

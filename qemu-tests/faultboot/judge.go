@@ -146,9 +146,20 @@ func judgeHold(v *verdict, disk *victim) {
 
 // readRecord reads the record in the new system.
 func readRecord() (*report.Record, error) {
+	record, err := recordOn(kioskPartition, "log")
+	if errors.Is(err, os.ErrNotExist) {
+		// A filesystem that could not be mounted leaves what belongs to it in the root.
+		if in, inRoot := recordOn(rootPartition, "kiosk/log"); inRoot == nil {
+			return in, nil
+		}
+	}
+	return record, err
+}
+
+func recordOn(partition int, folder string) (*report.Record, error) {
 	var record report.Record
-	err := mounted(kioskPartition, func(dir string) error {
-		text, err := os.ReadFile(filepath.Join(dir, "log", report.RecordName))
+	err := mounted(partition, func(dir string) error {
+		text, err := os.ReadFile(filepath.Join(dir, folder, report.RecordName))
 		if err != nil {
 			return err
 		}
