@@ -251,6 +251,7 @@ func TestHangGoesBack(t *testing.T) {
 		want       string // in the report
 	}{
 		{"worker", []string{"reimager.fault=hang@verify", "reimager.patience=20s"}, "the worker made no progress for 20s", "the worker made no progress for 20s"},
+		{"PID 1", []string{"reimager.fault=hang@verify", "reimager.fault=hang@feed"}, "watchdog i6300ESB", "a run began at"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
