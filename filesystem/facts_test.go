@@ -151,7 +151,7 @@ func TestLookAtMounted(t *testing.T) {
 		tool(t, args[0], args[1:]...)
 		var want *Root
 		var free, inodes int64
-		withMount(t, image, "loop", func(dir string) {
+		withMount(t, image, "rw", func(dir string) {
 			root := dir
 			if c.subvolume != "" {
 				root = filepath.Join(dir, c.subvolume)
@@ -159,7 +159,7 @@ func TestLookAtMounted(t *testing.T) {
 			}
 			want = makeRoot(t, root)
 		})
-		withMount(t, image, "loop,ro", func(dir string) {
+		withMount(t, image, "ro", func(dir string) {
 			var s syscall.Statfs_t
 			if err := syscall.Statfs(dir, &s); err != nil {
 				t.Fatal(err)

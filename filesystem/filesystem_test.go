@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -59,8 +60,16 @@ func withMount(t testing.TB, image, options string, do func(dir string)) {
 	if os.Getuid() != 0 {
 		t.Fatal("mounting takes root")
 	}
+	flags := []string{"--find", "--show"}
+	if slices.Contains(strings.Split(options, ","), "ro") {
+		flags = append(flags, "--read-only")
+	}
+	// Not `mount -o loop`: it takes any device that has the file, even a read-only one that
+	// the kernel has not yet taken apart, and then mounts read-only with a mere warning.
+	device := strings.TrimSpace(tool(t, "losetup", append(flags, image)...))
+	defer tool(t, "losetup", "--detach", device)
 	dir := t.TempDir()
-	tool(t, "mount", "-o", options, image, dir)
+	tool(t, "mount", "-o", options, device, dir)
 	defer tool(t, "umount", dir)
 	do(dir)
 }

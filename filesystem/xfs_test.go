@@ -42,8 +42,8 @@ func TestXFSFree(t *testing.T) {
 				if free := unallocated(t, image); free.Whole != "" {
 					t.Fatalf("just made: %s", free.Whole)
 				}
-				withMount(t, image, "loop", func(dir string) { churn(t, dir) })
-				want = contents(t, image, "loop,ro,norecovery")
+				withMount(t, image, "rw", func(dir string) { churn(t, dir) })
+				want = contents(t, image, "ro,norecovery")
 			}
 			free := unallocated(t, image)
 			blockSize := field(t, tool(t, "xfs_db", "-r", "-c", "sb 0", "-c", "p blocksize", image), "blocksize =")
@@ -53,7 +53,7 @@ func TestXFSFree(t *testing.T) {
 			spoil(t, image, free)
 			tool(t, "xfs_repair", "-n", "-f", image)
 			if c.mountable {
-				if diff := cmp.Diff(want, contents(t, image, "loop,ro,norecovery")); diff != "" {
+				if diff := cmp.Diff(want, contents(t, image, "ro,norecovery")); diff != "" {
 					t.Errorf("files differ (-want +got):\n%s", diff)
 				}
 			}
@@ -70,7 +70,7 @@ func TestXFSLogRound(t *testing.T) {
 	tool(t, "mkfs.xfs", "-q", "-l", "size=6m", image)
 	round := false
 	for i := range 16 {
-		withMount(t, image, "loop", func(dir string) {
+		withMount(t, image, "rw", func(dir string) {
 			for n := range 100 + 250*i {
 				if err := os.WriteFile(dir+"/"+strconv.Itoa(i%2*5000+n), nil, 0o600); err != nil {
 					t.Fatal(err)
@@ -178,7 +178,7 @@ func TestXFSNeedsRecovery(t *testing.T) {
 	for _, how := range []string{"shutdown", "shutdown -f"} {
 		image := newImage(t, 300<<20)
 		tool(t, "mkfs.xfs", "-q", image)
-		withMount(t, image, "loop", func(dir string) {
+		withMount(t, image, "rw", func(dir string) {
 			churn(t, dir)
 			tool(t, "xfs_io", "-x", "-c", how, dir)
 		})
