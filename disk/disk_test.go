@@ -313,9 +313,9 @@ func TestOpenMakesNoFile(t *testing.T) {
 
 // The transfer of a range is split down to the bad sector, which gets its number.
 func TestBadSectorIsNamed(t *testing.T) {
-	d := &Device{f: os.Stdin, path: "/dev/sdx", sector: 512, bytes: 1 << 20}
+	d := NewDevice(nil, "/dev/sdx", 1<<20, 512)
 	tries := map[int64]int{}
-	bad := func(_ int, p []byte, off int64) (int, error) {
+	bad := func(p []byte, off int64) (int, error) {
 		if off <= 77*512 && 77*512 < off+int64(len(p)) {
 			if len(p) == 512 {
 				tries[77]++
