@@ -75,7 +75,11 @@ func (p berthProbe) none(err error) Result {
 
 // examineLifeboat says whether a power cut is survived, and where the lifeboat lies.
 func (x *Examination) examineLifeboat(h Host, o Options) {
-	if x.Release == nil || x.Target == nil {
+	if x.Target == nil {
+		return
+	}
+	if x.Release == nil {
+		x.add(x.judgeRoom(h, o))
 		return
 	}
 	p := berthProbe{rule: x.config().PowerCut.Lifeboat, rehearse: o.Rehearse}
@@ -93,6 +97,34 @@ func (x *Examination) examineLifeboat(h Host, o Options) {
 	x.add(result)
 }
 
+// judgeRoom says of a machine without a release where a lifeboat could lie.
+func (x *Examination) judgeRoom(h Host, o Options) Result {
+	p := berthProbe{rule: "prefer", without: x.noLifeboat(h, o)}
+	old, err := h.oldSystem(x.Target)
+	var inUse map[int]string
+	if err == nil {
+		inUse, err = h.inUse(x.Target, nil, old)
+	}
+	if err != nil {
+		p.without = append(p.without, err)
+	}
+	if len(p.without) > 0 {
+		return p.none(errors.Join(p.without...))
+	}
+	return judgeRoom(lifeboat.Room(lifeboat.Search{DiskBytes: x.Target.Bytes, Old: old, InUse: inUse}))
+}
+
+func judgeRoom(room []lifeboat.Berth) Result {
+	if len(room) == 0 {
+		return warn(Lifeboat, "a swap partition would do, or unpartitioned space", "no room for a lifeboat: %s", cutHarms)
+	}
+	var all []string
+	for _, b := range room {
+		all = append(all, fmt.Sprintf("%s in %s", disk.Size(b.Bytes), b.Where))
+	}
+	return pass(Lifeboat, "there is room for a lifeboat, as far as the new system leaves it: %s", strings.Join(all, ", "))
+}
+
 // noLifeboat lists what keeps this machine from having one.
 func (x *Examination) noLifeboat(h Host, o Options) []error {
 	var all []error
@@ -104,7 +136,7 @@ func (x *Examination) noLifeboat(h Host, o Options) []error {
 	} else if err := x.noGate(h); err != nil {
 		all = append(all, err)
 	}
-	if !carriesLifeboat(x.Release.Baked) {
+	if x.Release != nil && !carriesLifeboat(x.Release.Baked) {
 		all = append(all, report.Hint(errors.New("the initrd has nothing to start one with"), "bake it again with this version of imagebuild"))
 	}
 	return all

@@ -86,6 +86,14 @@ func TestLifeboat(t *testing.T) {
 	}
 }
 
+func TestRoom(t *testing.T) {
+	expect(t, "none", judgeRoom(nil), Warn, "no room for a lifeboat: a power cut while")
+	expect(t, "two places", judgeRoom([]lifeboat.Berth{{Bytes: 199 * mib, Where: "the inside of swap partition 3"}, {Bytes: 2 << 30, Where: "the end of the disk"}}), Pass,
+		"199 MiB in the inside of swap partition 3, 2 GiB in the end of the disk")
+	h, d := swapDisk(t, strings.Repeat("\x00", disk.ProbeBytes))
+	expect(t, "no GRUB", (&Examination{Target: d}).judgeRoom(h, Options{}), Warn, "no lifeboat: there is no GRUB that could start one")
+}
+
 func TestGate(t *testing.T) {
 	sda := &disk.Disk{Name: "sda", Path: "/dev/sda"}
 	if err := judgeGate(&Location{Device: "/dev/sda1", Disk: "sda"}, sda); err != nil {
