@@ -180,7 +180,7 @@ func TestParseErrors(t *testing.T) {
 		{"bad partition", "[new]\nroot = \"partition 0\"\n", "from 1 to 255"},
 		{"bad choice", "[trust]\nsignature = \"never\"\n", "trust.signature"},
 		{"lifeboat", "[power_cut]\nlifeboat = \"always\"\n", "expected one of"},
-		{"berth without a lifeboat", "[power_cut]\nlifeboat = \"off\"\nberth = \"/dev/sda4\"\n", "remove one of them"},
+		{"berth without a lifeboat", "[power_cut]\nlifeboat = \"off\"\nberth = \"/dev/sda4\"\n", `but power_cut.lifeboat = "off"`},
 		{"berth", "[power_cut]\nberth = \"sda4\"\n", "expected /dev/NAME"},
 		{"log_dir", "[new]\nlog_dir = \"var/log\"\n", "new.log_dir"},
 		{"mount on root", "[new]\nmounts = { \"/\" = \"partition 1\" }\n", "below /"},

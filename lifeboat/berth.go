@@ -126,6 +126,18 @@ func Choose(s Search) (Berth, error) {
 	return Berth{}, report.Hint(err, "give both systems a swap partition of %s at the same place, or leave as much unpartitioned", disk.Size(up(s.Need)+3*berthAlign))
 }
 
+// Room lists what the old system leaves, in the order of Choose. It needs no New.
+func Room(s Search) []Berth {
+	places, _ := s.places()
+	var all []Berth
+	for _, p := range places {
+		if free := largest(p.Extent, s.oldNeeds(p)); free.Bytes > 0 {
+			all = append(all, Berth{free.Off, free.Bytes, p.where})
+		}
+	}
+	return all
+}
+
 // place is where a berth may be.
 type place struct {
 	image.Extent

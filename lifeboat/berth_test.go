@@ -175,6 +175,17 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+func TestRoom(t *testing.T) {
+	got := Room(Search{DiskBytes: 952 * mib, Old: kiosk()})
+	want := []Berth{{402 * mib, 199 * mib, "the inside of swap partition 2"}, {901 * mib, 50 * mib, "the end of the disk"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Room (-want +got):\n%s", diff)
+	}
+	if got := Room(Search{DiskBytes: 902 * mib, Old: system("mbr", []part{{1, 1, 900, "ext4"}})}); got != nil {
+		t.Errorf("Room of a full disk = %v", got)
+	}
+}
+
 // shifted moves all partitions.
 func shifted(s System, by int64) System {
 	for i := range s.Table.Entries {
