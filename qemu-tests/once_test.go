@@ -57,7 +57,7 @@ func checkGate(t *testing.T, disk string, want boot.GateState) {
 	must(t, err)
 	block, err := lab.ReadFile(t.Context(), disk, lab.KioskBoot, "/reimager/gate")
 	must(t, err)
-	if got, err := boot.ReadGate(job.RunID, block); got != want || err != nil {
+	if got, _, err := boot.ReadGate(job.RunID, block); got != want || err != nil {
 		t.Errorf("gate: %q, %v; want %q", got, err, want)
 	}
 }

@@ -97,7 +97,7 @@ const gateName = "gate"
 
 // writeGate leaves the gate, armed, and names it in the job.
 func writeGate(job *config.Job, folder string) error {
-	block, err := boot.Gate(job.RunID, boot.GateArmed)
+	block, err := boot.Gate(job.RunID, boot.GateArmed, 0)
 	if err != nil {
 		return err
 	}

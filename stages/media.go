@@ -80,7 +80,7 @@ func (r *Run) stickClosed(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("check gate %s: %w", source, err)
 	}
-	state, err := boot.ReadGate(r.Job.RunID, gate.begin)
+	state, _, err := boot.ReadGate(r.Job.RunID, gate.begin)
 	return state == boot.GateTried, err
 }
 
