@@ -22,8 +22,9 @@ import (
 
 // How a machine may end whose power was cut.
 const (
-	endsOld = "the old system"
-	endsNew = "the new system"
+	endsOld  = "the old system"
+	endsNew  = "the new system"
+	endsHold = "a hold"
 )
 
 // ends tells which it has to be. Before casting off nothing is lost yet, and the machine
@@ -75,7 +76,7 @@ func (p *passage) end(ctx context.Context, t *testing.T, guest *vm.VM) string {
 	case back:
 		return endsOld
 	case saysHolds:
-		return "a hold"
+		return endsHold
 	}
 	return endsNew
 }

@@ -255,8 +255,8 @@ func (p *passage) cut(dir string, cuts []writelog.Cut, use func(writelog.Cut, st
 	return nil
 }
 
-// at tells when the console said something for the n-th time, from 0 on.
-func (p *passage) at(text string, n int) (time.Duration, bool) {
+// said tells when the console said something for the n-th time, from 0 on.
+func (p *passage) said(text string, n int) (time.Duration, bool) {
 	for _, line := range p.lines {
 		if bytes.Contains([]byte(line.Text), []byte(text)) {
 			if n == 0 {

@@ -32,12 +32,12 @@ func (p *passage) windows() ([]window, error) {
 	all := []window{{name: "gather", says: "== stage gather"}, {name: "board", says: saysBoard}, {name: "boarded", says: saysReset, nth: 1},
 		{name: "prove", says: saysProve}, {name: "write", says: saysCast}, {name: "read back", says: "== stage read back"},
 		{name: "restore", says: "== stage restore"}, {name: "land", says: "== stage land"}}
-	end, ok := p.at(saysReset, 2)
+	end, ok := p.said(saysReset, 2)
 	if !ok {
 		return nil, errors.New("measure a run: it did not land")
 	}
 	for i := len(all) - 1; i >= 0; i-- {
-		begin, ok := p.at(all[i].says, all[i].nth)
+		begin, ok := p.said(all[i].says, all[i].nth)
 		if !ok || begin > end {
 			return nil, fmt.Errorf("measure a run: the console lacks %q, or has it too late", all[i].says)
 		}
@@ -116,8 +116,8 @@ func (p *plug) run(t *testing.T, w window, again bool) {
 
 // sometime waits for a random moment of the second start, or its end.
 func (p *plug) sometime(guest *vm.VM) {
-	begin, _ := p.at(saysReset, 1)
-	end, _ := p.at(saysReset, 2)
+	begin, _ := p.said(saysReset, 1)
+	end, _ := p.said(saysReset, 2)
 	after := time.Duration((0.2 + 0.8*p.random.Float64()) * float64(end-begin))
 	p.story += fmt.Sprintf(", then after %.1f s", after.Seconds())
 	select {

@@ -44,7 +44,7 @@ func TestLifeboatReplacesMachine(t *testing.T) {
 // neither the key nor a piece of the encrypted archive, wherever.
 func (p *passage) checkForgotten(t *testing.T) {
 	t.Helper()
-	must(t, p.cut(t.TempDir(), []writelog.Cut{{At: p.resets[1]}}, func(_ writelog.Cut, disk string) error {
+	must(t, p.cut(t.TempDir(), []writelog.Cut{{At: p.resets[1], Loss: writelog.Nothing}}, func(_ writelog.Cut, disk string) error {
 		if len(findAll(t, disk, scenario.VaultLine)) == 0 {
 			t.Error("the vault is not on the old disk")
 		}
