@@ -24,7 +24,7 @@ func rules() map[string]struct {
 		why string
 	}
 	base := []string{"report"}
-	stages := []string{"accounts", "boot", "config", "delivery", "disk", "fault", "hook", "image", "image/bzip2", "image/zstd", "imaging", "kmod", "network", "report", "retain", "screen/texts", "wake"}
+	stages := []string{"accounts", "boot", "config", "delivery", "disk", "fault", "hook", "image", "image/bzip2", "image/zstd", "imaging", "kmod", "lifeboat", "network", "report", "retain", "screen/texts", "wake"}
 	build := []string{"accounts", "boot", "config", "disk", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain", "screen/texts"}
 	return map[string]rule{
 		"report":          {nil, "everything reports, so it may depend on nothing"},
@@ -45,6 +45,7 @@ func rules() map[string]struct {
 		"retain/treetest": {nil, "it shares no code with what it tests"},
 		"boot":            {base, "it decides no policy"},
 		"initramfs":       {base, "builder and machine share it"},
+		"lifeboat":        {[]string{"boot", "disk", "image", "image/bzip2", "image/zstd", "imaging", "report"}, "it is simulated with any disk, so it may know nothing of runs and machines"},
 		"wake":            {[]string{"kmod", "report"}, "it serves whatever runs on the bare kernel"},
 		"delivery":        {[]string{"config", "report", "screen/texts"}, "init leaves it in the new system, so it opens no connection"},
 		"delivery/send":   {[]string{"config", "delivery", "report", "screen/texts"}, "only a running system sends; nothing of it may be linked into PID 1"},

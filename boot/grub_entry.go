@@ -128,8 +128,14 @@ func (e Entry) check() error {
 			return fmt.Errorf("path %q is not absolute and clean", file)
 		}
 	}
-	length := len("BOOT_IMAGE=") + len(e.Kernel)
-	for _, parameter := range e.Cmdline {
+	return checkCmdline(len(e.Kernel), e.Cmdline)
+}
+
+// checkCmdline makes sure that a kernel gets each parameter as it is. kernel is the
+// length of its file's name in bytes, which GRUB puts before them.
+func checkCmdline(kernel int, cmdline []string) error {
+	length := len("BOOT_IMAGE=") + kernel
+	for _, parameter := range cmdline {
 		// GRUB's linux command puts a backslash before each of these
 		// (grub-core/lib/cmdline.c), and the kernel takes it as it is.
 		if parameter == "" || hasControl(parameter) || strings.ContainsAny(parameter, `'"\`) {

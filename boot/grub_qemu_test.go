@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// speakingKernel is a bzImage that writes its command line to the serial port
-// and halts: what GRUB made of an entry, without a kernel.
+// speakingKernel is a bzImage that writes its command line and, behind a '~', its
+// initrd up to a NUL to the serial port and halts: what GRUB made of an entry, without
+// a kernel.
 func speakingKernel() []byte {
 	image := kernelImage(nil, "6.1.0")
 	le := binary.LittleEndian
@@ -33,6 +34,11 @@ func speakingKernel() []byte {
 		{0xeb, 0xe9},                         // jmp wait
 		{0xb0, '~'},                          // end: mov al, '~'
 		{0xee},                               // out dx, al
+		{0x8b, 0xbe, 0x18, 0x02, 0x00, 0x00}, // mov edi, [esi+0x218]: ramdisk_image
+		{0x31, 0xc0},                         // xor eax, eax
+		{0x87, 0x86, 0x18, 0x02, 0x00, 0x00}, // xchg eax, [esi+0x218]: only once
+		{0x85, 0xc0},                         // test eax, eax
+		{0x75, 0xd4},                         // jnz wait
 		{0xf4},                               // halt: hlt
 		{0xeb, 0xfd},                         // jmp halt
 	} {
@@ -45,12 +51,8 @@ func speakingKernel() []byte {
 // an ext4 in the only partition, and returns the filesystem's byte offset.
 func grubDisk(t *testing.T, root, uuid string) (disk string, offset int64) {
 	t.Helper()
-	const modules = "/usr/lib/grub/i386-pc"
-	needTool(t, "grub-mkimage")
+	needGRUB(t)
 	needTool(t, "qemu-system-x86_64")
-	if !fileExists(modules + "/boot.img") {
-		skipOrFail(t, "this test needs GRUB's modules for BIOS in "+modules+" (package grub-pc-bin)")
-	}
 	dir := t.TempDir()
 	core := filepath.Join(dir, "core.img")
 	run(t, "grub-mkimage", "-O", "i386-pc", "-o", core, "-p", "(hd0,msdos1)/boot/grub",
@@ -59,7 +61,7 @@ func grubDisk(t *testing.T, root, uuid string) (disk string, offset int64) {
 
 	disk, offset = filepath.Join(dir, "disk"), 1<<20
 	mbr := make([]byte, 512)
-	copy(mbr[:440], readFile(t, modules+"/boot.img"))
+	copy(mbr[:440], readFile(t, grubModuleDir+"/boot.img"))
 	copy(mbr[446:], []byte{0x80, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0x78, 0, 0}) // 2048 +30720
 	mbr[510], mbr[511] = 0x55, 0xaa
 	writeFile(t, disk, string(mbr)+readFile(t, core))

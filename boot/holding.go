@@ -3,6 +3,7 @@ package boot
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -37,23 +38,32 @@ func HoldingSector(newSector0 []byte) ([]byte, error) {
 	if size < minSectorSize || size > maxSectorSize || size&(size-1) != 0 {
 		return nil, fmt.Errorf("build holding sector: first sector has %d bytes, want 512 to 4096", size)
 	}
-	if binary.LittleEndian.Uint16(newSector0[510:]) != 0xaa55 {
-		return nil, report.Hint(
-			fmt.Errorf("build holding sector: the image's first sector has no boot signature 55 AA"),
-			"the image must be one of a whole disk, with a partition table, not of one partition")
-	}
 	code, err := HoldingCode()
 	if err != nil {
 		return nil, err
 	}
-	sector := append([]byte(nil), newSector0...)
-	copy(sector, code)
+	sector, err := withTable(code, newSector0)
+	if err != nil {
+		return nil, fmt.Errorf("build holding sector: %w", err)
+	}
 	return sector, nil
 }
 
 // ClearTable takes the partition table out of a holding sector, for UEFI firmware: an
 // MBR could lead it to an EFI system partition, a protective one to a GPT.
 func ClearTable(sector []byte) { clear(sector[mbrTable : minSectorSize-2]) }
+
+// withTable puts code into the boot code area of a new first sector.
+func withTable(code, newSector0 []byte) ([]byte, error) {
+	if binary.LittleEndian.Uint16(newSector0[510:]) != 0xaa55 {
+		return nil, report.Hint(
+			errors.New("the image's first sector has no boot signature 55 AA"),
+			"the image must be one of a whole disk, with a partition table, not of one partition")
+	}
+	sector := bytes.Clone(newSector0)
+	copy(sector, code)
+	return sector, nil
+}
 
 // HoldingCode is the boot code of a disk that must not be booted: it says so on
 // the screen and on the first serial port and halts for ever. It has exactly
@@ -70,8 +80,12 @@ func HoldingCode() ([]byte, error) {
 }
 
 // IsHolding tells whether a disk's first sector is holding code, of this version or
-// another one: what else is on the disk is then half of something.
+// another one, a lifeboat's included: what else is on the disk is then half of
+// something.
 func IsHolding(sector0 []byte) bool {
+	if isLifeboat(sector0) {
+		return true
+	}
 	title, _, _ := strings.Cut(holdingMessage, "\r")
 	return bytes.Contains(sector0[:min(len(sector0), holdingSize)], []byte(title))
 }

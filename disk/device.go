@@ -17,18 +17,31 @@ import (
 // writing, past the page cache. Offsets, lengths and buffers have to be multiples
 // of the sector size; Buffer makes such buffers.
 type Device struct {
-	f      *os.File
+	medium Medium
 	path   string
 	bytes  int64
 	sector int
 	block  bool
 }
 
+// NewDevice is a disk of that many bytes, in sectors of that size, on any medium. The
+// kernel knows nothing of its partitions.
+func NewDevice(m Medium, path string, bytes int64, sector int) *Device {
+	return &Device{medium: m, path: path, bytes: bytes, sector: sector, block: true}
+}
+
 // Open opens a whole disk for writing. It fails when anything on it is mounted
 // or claimed, and never creates a file.
 func Open(path string) (*Device, error) {
-	// O_EXCL without O_CREAT claims a block device: open(2).
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT|unix.O_EXCL|unix.O_NOFOLLOW, 0)
+	return open(path, unix.O_EXCL) // without O_CREAT it claims a block device: open(2)
+}
+
+// OpenShared opens a whole disk for writing although something on it may be mounted: for
+// what surely lies outside of every filesystem.
+func OpenShared(path string) (*Device, error) { return open(path, 0) }
+
+func open(path string, claim int) (*Device, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT|unix.O_NOFOLLOW|claim, 0)
 	if errors.Is(err, unix.EBUSY) {
 		return nil, report.Hint(fmt.Errorf("open %s: something on it is mounted or holds it: %w", path, err), "unmount its filesystems, stop its LVM and RAID sets, swapoff")
 	}
@@ -67,14 +80,15 @@ func newDevice(f *os.File, path string) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stat disk: %w", err)
 	}
-	d := &Device{f: f, path: path, sector: 512, bytes: info.Size()}
+	k := &kernel{f: f}
+	d := &Device{medium: k, path: path, sector: 512, bytes: info.Size()}
 	if info.Mode()&os.ModeType == 0 {
 		return d, nil
 	}
 	if info.Mode()&os.ModeDevice == 0 || info.Mode()&os.ModeCharDevice != 0 {
 		return nil, fmt.Errorf("open %s: neither a block device nor a file", path)
 	}
-	d.block = true
+	d.block, k.block = true, true
 	if d.sector, err = unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET); err != nil {
 		return nil, fmt.Errorf("get sector size of %s: %w", path, err)
 	}
@@ -109,7 +123,7 @@ func (d *Device) IsDisk() bool { return d.block }
 func (d *Device) Path() string { return d.path }
 
 // Close closes the disk.
-func (d *Device) Close() error { return d.f.Close() }
+func (d *Device) Close() error { return d.medium.Close() }
 
 // SectorError is a sector that the disk would not read or write.
 type SectorError struct {
@@ -132,15 +146,15 @@ const sectorAttempts = 3
 // WriteAt writes p at an offset. An error is a *SectorError that names the first
 // sector which could not be written after several attempts.
 func (d *Device) WriteAt(p []byte, off int64) error {
-	return d.each("write", p, off, unix.Pwrite)
+	return d.each("write", p, off, d.medium.Pwrite)
 }
 
 // ReadAt fills p from an offset, with the same errors as WriteAt.
 func (d *Device) ReadAt(p []byte, off int64) error {
-	return d.each("read", p, off, unix.Pread)
+	return d.each("read", p, off, d.medium.Pread)
 }
 
-type transfer func(fd int, p []byte, off int64) (int, error)
+type transfer func(p []byte, off int64) (int, error)
 
 // each does the transfer whole if it can; otherwise by halves down to a sector,
 // so that what can be transferred is, and the bad sector has a number.
@@ -165,36 +179,17 @@ func (d *Device) each(op string, p []byte, off int64, do transfer) error {
 }
 
 func (d *Device) whole(p []byte, off int64, do transfer) error {
-	cached := d.block
 	for len(p) > 0 {
-		n, err := do(int(d.f.Fd()), p, off)
+		n, err := do(p, off)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
-		case errors.Is(err, unix.EINVAL) && !cached:
-			// A file's filesystem may want larger blocks than a disk has sectors.
-			cached = true
-			if err := d.undirect(); err != nil {
-				return err
-			}
 		case err != nil:
 			return err
 		case n == 0:
 			return fmt.Errorf("disk ends at byte %d of %d", off, d.bytes)
 		}
 		p, off = p[n:], off+int64(n)
-	}
-	return nil
-}
-
-// undirect makes a file go through the page cache.
-func (d *Device) undirect() error {
-	flags, err := unix.FcntlInt(d.f.Fd(), unix.F_GETFL, 0)
-	if err == nil {
-		_, err = unix.FcntlInt(d.f.Fd(), unix.F_SETFL, flags&^unix.O_DIRECT)
-	}
-	if err != nil {
-		return fmt.Errorf("open %s through the page cache: %w", d.path, err)
 	}
 	return nil
 }
@@ -208,8 +203,8 @@ const zeroPiece = 64 << 20
 func (d *Device) Zero(off, n int64) error {
 	for n > 0 {
 		piece := min(n, zeroPiece)
-		if err := d.zeroFast(off, piece); err != nil {
-			if err := d.writeZeros(off, piece); err != nil {
+		if d.medium.Zero(off, piece) != nil {
+			if err := d.WriteZeros(off, piece); err != nil {
 				return err
 			}
 		}
@@ -218,16 +213,8 @@ func (d *Device) Zero(off, n int64) error {
 	return nil
 }
 
-func (d *Device) zeroFast(off, n int64) error {
-	if d.block {
-		span := [2]uint64{uint64(off), uint64(n)}
-		return d.ioctl(unix.BLKZEROOUT, unsafe.Pointer(&span))
-	}
-	// A hole reads as zeros and takes no space.
-	return unix.Fallocate(int(d.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
-}
-
-func (d *Device) writeZeros(off, n int64) error {
+// WriteZeros writes n zeros, for those who want them written and not promised.
+func (d *Device) WriteZeros(off, n int64) error {
 	zeros, err := Buffer(int(min(n, 1<<20)))
 	if err != nil {
 		return err
@@ -245,8 +232,7 @@ func (d *Device) writeZeros(off, n int64) error {
 func (d *Device) Discard(off, n int64) error {
 	for n > 0 {
 		piece := min(n, zeroPiece)
-		span := [2]uint64{uint64(off), uint64(piece)}
-		err := d.ioctl(unix.BLKDISCARD, unsafe.Pointer(&span))
+		err := d.medium.Discard(off, piece)
 		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) { // ENOTTY: a file
 			return nil
 		}
@@ -258,10 +244,9 @@ func (d *Device) Discard(off, n int64) error {
 	return nil
 }
 
-// Flush returns when everything written is on the medium: fsync(2) on a block
-// device also flushes the disk's own cache.
+// Flush returns when everything written is on the medium.
 func (d *Device) Flush() error {
-	if err := d.f.Sync(); err != nil {
+	if err := d.medium.Sync(); err != nil {
 		return fmt.Errorf("flush %s: %w", d.path, err)
 	}
 	return nil
@@ -301,9 +286,11 @@ func whileBusy(ctx context.Context, do func() error) error {
 	return fmt.Errorf("still busy after %s: %w", attempts*pause, err)
 }
 
+// ioctl asks the kernel, if the disk is one of its own.
 func (d *Device) ioctl(request uint, arg unsafe.Pointer) error {
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, d.f.Fd(), uintptr(request), uintptr(arg)); errno != 0 {
-		return errno
+	k, ok := d.medium.(*kernel)
+	if !ok {
+		return unix.ENOTTY
 	}
-	return nil
+	return k.ioctl(request, arg)
 }

@@ -71,21 +71,35 @@ func At(pieces []disk.Piece, off int64) []byte {
 // CastOff takes from a disk what firmware boots it by: sector 0 becomes the holding
 // one, and those of the headers that a GPT has left are cleared. A GPT's backup goes
 // first, since without it the disk still boots, and its header last: between the two
-// the holding sector speaks where a BIOS asks.
+// the holding sector speaks where a BIOS asks. It may be called again.
 //
 // An error may mean that a sector was written or not: what is there decides. If it is
-// the old one, what came before it is put back, and undone says that the disk is as it
-// was.
+// the new one, all is well. If it is the old one, what came before it is put back, and
+// undone says that the disk is as it was, which was not cast off.
 func CastOff(dev *disk.Device, holding []byte, headers []int64) (undone bool, err error) {
-	return castOff(dev, holding, headers, func(p disk.Piece) error { return Put(dev, p) })
+	return castOff(dev, castOffOrder(holding, headers), func(p disk.Piece) error { return PutSettled(dev, p) })
 }
 
-func castOff(dev *disk.Device, holding []byte, headers []int64, put func(disk.Piece) error) (undone bool, err error) {
+// CastOffBIOS is CastOff for a machine that a BIOS boots: sector 0 goes first. Until it
+// is replaced the disk is as it was, and from then on the holding sector speaks.
+func CastOffBIOS(dev *disk.Device, holding []byte, headers []int64) (undone bool, err error) {
+	order := []disk.Piece{{Off: 0, Data: holding}}
+	for _, off := range headers {
+		order = append(order, disk.Piece{Off: off, Data: make([]byte, len(holding))})
+	}
+	return castOff(dev, order, func(p disk.Piece) error { return PutSettled(dev, p) })
+}
+
+func castOff(dev *disk.Device, order []disk.Piece, put func(disk.Piece) error) (undone bool, err error) {
+	before := true // nothing was cast off when it began
 	var was, will []disk.Piece
-	for _, p := range castOffOrder(holding, headers) {
+	for _, p := range order {
 		old, err := dev.ReadSectors(p.Off, int64(dev.SectorSize()))
 		if err != nil {
-			return true, err
+			return before, err
+		}
+		if p.Off == 0 && bytes.Equal(old, p.Data) {
+			before = false
 		}
 		if p.Off > 0 && !disk.IsGPTHeader(old) {
 			continue
@@ -94,7 +108,7 @@ func castOff(dev *disk.Device, holding []byte, headers []int64, put func(disk.Pi
 	}
 	for i, p := range will {
 		if err := put(p); err != nil {
-			return putBack(dev, was[:i+1], put), err
+			return before && putBack(dev, was[:i+1], put), err
 		}
 	}
 	return false, nil
@@ -150,6 +164,20 @@ func Put(dev *disk.Device, p disk.Piece) error {
 	is, err := dev.ReadSectors(p.Off, int64(len(p.Data)))
 	if err == nil && !bytes.Equal(is, p.Data) {
 		err = fmt.Errorf("read back %s: sector %d is not what was written", dev.Path(), p.Off/int64(dev.SectorSize()))
+	}
+	return err
+}
+
+// PutSettled is Put for a sector that decides what the machine boots: an error that may
+// mean that it was written or not is settled by what is there.
+func PutSettled(dev *disk.Device, p disk.Piece) error {
+	err := Put(dev, p)
+	if err == nil {
+		return nil
+	}
+	is, unread := dev.ReadSectors(p.Off, int64(len(p.Data)))
+	if unread == nil && bytes.Equal(is, p.Data) && dev.Flush() == nil {
+		return nil
 	}
 	return err
 }

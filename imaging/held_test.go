@@ -140,7 +140,7 @@ func TestCutsLeaveNothingHalfBootable(t *testing.T) {
 func wholeUntil(t *testing.T, dev *disk.Device, put func(disk.Piece) error, content []byte, m *image.Map, writes *int, cutAt int) error {
 	t.Helper()
 	headers := disk.GPTHeaders(dev.Bytes(), sector)
-	if _, err := castOff(dev, make([]byte, sector), headers, put); err != nil {
+	if _, err := castOff(dev, castOffOrder(make([]byte, sector), headers), put); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -180,7 +180,7 @@ func TestCastOffIsSettledByReadingBack(t *testing.T) {
 				}
 				defer dev.Close()
 				n := 0
-				undone, err := castOff(dev, bytes.Repeat([]byte{'H'}, sector), disk.GPTHeaders(4*mib, sector), func(p disk.Piece) error {
+				undone, err := castOff(dev, castOffOrder(bytes.Repeat([]byte{'H'}, sector), disk.GPTHeaders(4*mib, sector)), func(p disk.Piece) error {
 					if n++; n-1 == failing {
 						if wrote {
 							if err := Put(dev, p); err != nil {
@@ -227,7 +227,7 @@ func TestCastOffOrder(t *testing.T) {
 			headers = disk.GPTHeaders(dev.Bytes(), sector)
 		}
 		var got []int64
-		_, err = castOff(dev, make([]byte, sector), headers, func(p disk.Piece) error { got = append(got, p.Off); return Put(dev, p) })
+		_, err = castOff(dev, castOffOrder(make([]byte, sector), headers), func(p disk.Piece) error { got = append(got, p.Off); return Put(dev, p) })
 		if err != nil || !slices.Equal(got, tt.want) {
 			t.Errorf("%s: castOff wrote %d, %v; want %d", tt.name, got, err, tt.want)
 		}

@@ -18,6 +18,26 @@ const readers = 4
 // ReadBack compares a disk with a map, past the page cache. What is held back is
 // compared as what the image has there, since it is written last.
 func ReadBack(ctx context.Context, dev *disk.Device, m *image.Map, held []disk.Piece, progress func(bytes int64)) error {
+	return each(ctx, dev, m, held, progress, func(_ int, differs error) error { return differs })
+}
+
+// Differing tells which ranges of a map a disk does not hold, so that a write that was
+// cut short goes on with these. A range that cannot be read is one of them: a sector
+// that was being written as the power went may be unreadable until it is written.
+func Differing(ctx context.Context, dev *disk.Device, m *image.Map, held []disk.Piece, progress func(bytes int64)) ([]bool, error) {
+	differing := make([]bool, len(m.Ranges))
+	err := each(ctx, dev, m, held, progress, func(i int, differs error) error {
+		differing[i] = differs != nil
+		return nil
+	})
+	return differing, err
+}
+
+// each compares each range, several at a time, and tells judge what is wrong with it.
+func each(ctx context.Context, dev *disk.Device, m *image.Map, held []disk.Piece, progress func(bytes int64), judge func(i int, differs error) error) error {
+	if err := m.CheckFine(); err != nil {
+		return err
+	}
 	pool, err := image.NewPool(readers, disk.Buffer)
 	if err != nil {
 		return err
@@ -31,7 +51,7 @@ func ReadBack(ctx context.Context, dev *disk.Device, m *image.Map, held []disk.P
 			buf := pool.Take()
 			defer pool.Put(buf)
 			for i := int(next.Add(1)) - 1; i < len(m.Ranges) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-				if err := compare(dev, m, i, buf[:m.Ranges[i].Bytes], held); err != nil {
+				if err := judge(i, compare(dev, m, i, buf[:m.Ranges[i].Bytes], held)); err != nil {
 					cancel(err)
 					return
 				}

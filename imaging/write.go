@@ -35,6 +35,7 @@ const (
 // Job is an image on its way to a disk.
 type Job struct {
 	Device *disk.Device
+	// Source is the image; nil where Only wants none of it.
 	Source image.Source
 	// Map says what the image has to be. Without one all of it is written, and the
 	// map is made on the way.
@@ -46,6 +47,11 @@ type Job struct {
 	// Held are the offsets of sectors that are the caller's to write, as sector 0
 	// always is.
 	Held []int64
+	// Only tells which ranges of the map are written; nil: all. Held of the Result lacks
+	// what the others have.
+	Only func(index int) bool
+	// Buffers bounds the ranges that are in memory at a time, at least 2; 0: Buffers.
+	Buffers int
 	// NoDigests spares the digests of an image without a map, for a caller who will
 	// not read back. The map of the Result has no ranges then.
 	NoDigests bool
@@ -74,15 +80,11 @@ func Write(ctx context.Context, job Job) (*Result, error) {
 	if err := job.Check(); err != nil {
 		return nil, err
 	}
-	pool, err := image.NewPool(Buffers, disk.Buffer)
-	if err != nil {
-		return nil, err
-	}
 	bare := job.Map == nil
 	w := &writer{Job: job, recorder: &image.Recorder{}, sector: int64(job.Device.SectorSize()),
 		held: NewHeld(job.Device.SectorSize(), job.Held)}
-	n, err := image.Each(ctx, job.Source, job.Map, pool, nil, w.write)
-	if err := errors.Join(err, pool.Release(disk.FreeBuffer)); err != nil {
+	n, err := w.ranges(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if w.Map == nil {
@@ -156,7 +158,28 @@ type writer struct {
 	bytes    atomic.Int64
 }
 
+// ranges writes the image and returns how many bytes it has.
+func (w *writer) ranges(ctx context.Context) (int64, error) {
+	if w.Source == nil && w.Map != nil {
+		return w.Map.Bytes, nil
+	}
+	buffers := w.Buffers
+	if buffers == 0 {
+		buffers = Buffers
+	}
+	pool, err := image.NewPool(buffers, disk.Buffer)
+	if err != nil {
+		return 0, err
+	}
+	n, err := image.Each(ctx, w.Source, w.Map, pool, nil, w.write)
+	return n, errors.Join(err, pool.Release(disk.FreeBuffer))
+}
+
 func (w *writer) write(part image.Range) error {
+	if w.Only != nil && !w.Only(part.Index) {
+		w.dealtWith(part)
+		return nil
+	}
 	if w.Map != nil {
 		if err := w.Map.Check(part); err != nil {
 			return err
@@ -180,13 +203,17 @@ func (w *writer) write(part image.Range) error {
 		return err
 	}
 	w.bytes.Add(int64(len(part.Data)))
-	if w.Progress != nil {
-		w.Progress(int64(len(part.Data)))
-	}
+	w.dealtWith(part)
 	if w.Written != nil {
 		w.Written()
 	}
 	return nil
+}
+
+func (w *writer) dealtWith(part image.Range) {
+	if w.Progress != nil {
+		w.Progress(int64(len(part.Data)))
+	}
 }
 
 // put writes a range, all but what is held back.

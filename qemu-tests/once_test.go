@@ -248,10 +248,11 @@ func TestHangGoesBack(t *testing.T) {
 		name       string
 		parameters []string
 		says       string
+		back       string // in the old system
 		want       string // in the report
 	}{
-		{"worker", []string{"reimager.fault=hang@verify", "reimager.patience=20s"}, "the worker made no progress for 20s", "the worker made no progress for 20s"},
-		{"PID 1", []string{"reimager.fault=hang@verify", "reimager.fault=hang@feed"}, "watchdog i6300ESB", "a run began at"},
+		{"worker", []string{"reimager.fault=hang@verify", "reimager.patience=20s"}, "the worker made no progress for 20s", "old: BACK AFTER A FAILED RUN", "the worker made no progress for 20s"},
+		{"PID 1", []string{"reimager.fault=hang@verify", "reimager.fault=hang@feed"}, "watchdog i6300ESB", "old: BACK AFTER A RUN WITHOUT A REPORT", "a run began at"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -262,7 +263,7 @@ func TestHangGoesBack(t *testing.T) {
 			began := time.Now()
 			run := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, Extra: []string{"-device", "i6300esb", "-action", "watchdog=reset"}})
 			wait(ctx, t, run, tt.says)
-			wait(ctx, t, run, "old: BACK AFTER A FAILED RUN")
+			wait(ctx, t, run, tt.back)
 			t.Logf("back after %s", time.Since(began).Round(time.Second))
 			must(t, run.Kill())
 			if got := reportOn(t, k.Disk).Record.Error; !strings.Contains(got, tt.want) {

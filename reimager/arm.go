@@ -176,6 +176,9 @@ func announce(x *check.Examination, out io.Writer) {
 		fmt.Fprintf(out, "release %s, counter %d, %s\n", m, m.Counter, signed)
 	}
 	fmt.Fprintf(out, "target  %s\nimage   %s, %s\n", x.Target, x.Release.Image, disk.Size(x.Release.ImageBytes))
+	if x.Berth != nil {
+		fmt.Fprintf(out, "berth   %s in %s; a power cut is survived\n", disk.Size(x.Berth.Bytes), x.Berth.Where)
+	}
 }
 
 // lock keeps two commands from editing the boot configuration at once. The lock

@@ -19,6 +19,7 @@ const (
 	HoldUntouched
 	HoldWrite
 	HoldRestore
+	HoldAboard // not complete, but a lifeboat is there
 	Stuck // it should have restarted
 )
 
@@ -92,6 +93,9 @@ func compose(t texts.Texts, s State) view {
 			v.sentence = t[texts.HoldRestore]
 		}
 		v.notice, v.warn = t[texts.HoldDo], true
+	case HoldAboard:
+		v.title, v.alarm, v.sentence, v.contact = t[texts.HoldTitle], true, t[texts.HoldAboard], t[texts.Contact]
+		v.notice = t[texts.HoldAboardDo]
 	case Stuck:
 		v.title, v.alarm, v.sentence, v.notice = t[texts.HoldTitle], true, t[texts.Stuck], t[texts.StuckDo]
 	}

@@ -262,10 +262,13 @@ func (k *Kiosk) bake(ctx context.Context, spec Spec) error {
 	return nil
 }
 
-// ArmScript arms the old kiosk at its boot, as an operator would.
+// ArmScript arms the old kiosk at its boot, as an operator would; not a second time
+// after a run that failed, or began and has left no report.
 const ArmScript = `#!/bin/sh
 echo "old: $(cat /etc/hostname) $(cat /etc/machine-id)"
 if reimager log; then echo "old: BACK AFTER A FAILED RUN"; exit; fi
+reimager status >/dev/null 2>&1
+if [ $? = 6 ]; then echo "old: BACK AFTER A RUN WITHOUT A REPORT"; exit; fi
 reimager arm --reboot /data/release
 echo "old: arm ended with $?"
 `

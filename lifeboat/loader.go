@@ -1,0 +1,185 @@
+package lifeboat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"reimager/boot"
+	"reimager/disk"
+	"reimager/imaging"
+	"reimager/report"
+)
+
+// Loader fills a berth. It writes nothing outside of it. Until Finish is through there
+// is no lifeboat in it: the header comes when all else is there, the journal after it.
+type Loader struct {
+	dev    *disk.Device
+	header Header
+	key    []byte
+	next   int64 // where the next section begins
+	open   bool  // a section is being written
+	err    error // of the first section that failed
+}
+
+// NewLoader takes a berth. An older lifeboat in it is gone with that.
+func NewLoader(dev *disk.Device, b Berth, runID string) (*Loader, error) {
+	if dev.SectorSize() != boot.SectorBytes {
+		return nil, fmt.Errorf("load lifeboat: %s has sectors of %d bytes, expected %d", dev.Path(), dev.SectorSize(), boot.SectorBytes)
+	}
+	if err := errors.Join(b.check(dev.Bytes()), checkRunID(runID)); err != nil {
+		return nil, fmt.Errorf("load lifeboat: %w", err)
+	}
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	if err := dev.WriteZeros(b.Off, headBytes); err != nil {
+		return nil, err
+	}
+	if err := dev.Flush(); err != nil {
+		return nil, err
+	}
+	return &Loader{dev: dev, header: Header{Format: headerFormat, RunID: runID, Berth: b}, key: key, next: b.Off + sectionsOff}, nil
+}
+
+// Create begins the next section, of exactly that many bytes. It is there when it was
+// closed without an error; until then no other one can be created.
+func (l *Loader) Create(name string, bytes int64) (io.WriteCloser, error) {
+	_, exists := l.header.Section(name)
+	end := l.header.Berth.Off + l.header.Berth.Bytes
+	switch {
+	case l.open || l.err != nil:
+		return nil, errors.Join(fmt.Errorf("create section %s of the lifeboat: the one before is not complete", name), l.err)
+	case name == "" || exists:
+		return nil, fmt.Errorf("create section %q of the lifeboat: it is empty, or there already", name)
+	case bytes <= 0 || bytes > end-l.next || blocks(bytes) > end-l.next:
+		return nil, report.Hint(fmt.Errorf("create section %s of the lifeboat: %d bytes, of which %d are left in %s", name, bytes, end-l.next, l.header.Berth.Where),
+			"a larger berth is needed")
+	}
+	w, err := l.newSection(Section{Name: name, Off: l.next, Bytes: bytes})
+	l.open = err == nil
+	return w, err
+}
+
+func (l *Loader) closed(s Section, err error) {
+	l.open = false
+	if err != nil {
+		l.err = err
+		return
+	}
+	l.header.Sections = append(l.header.Sections, s)
+	l.next = s.extent().End()
+}
+
+// write writes whole blocks within the berth.
+func (l *Loader) write(data []byte, off int64) error {
+	b := l.header.Berth
+	if off < b.Off || off+int64(len(data)) > b.Off+b.Bytes {
+		return fmt.Errorf("write lifeboat: %d bytes at %d are not in %s", len(data), off, b.Where)
+	}
+	return l.dev.WriteAt(data, off)
+}
+
+// Reader reads a section back, decrypted.
+func (l *Loader) Reader(name string) (io.ReadCloser, error) {
+	s, ok := l.header.Section(name)
+	if !ok {
+		return nil, fmt.Errorf("read section %s of the lifeboat: it has none", name)
+	}
+	return readSection(l.dev, s, l.key)
+}
+
+// Finish makes a lifeboat of what was created: script, core and boot sector for these
+// very blocks, then, when all was flushed and read back past every cache, header and
+// journal. progress is told how many bytes were read back; it may be nil.
+func (l *Loader) Finish(ctx context.Context, grub *boot.LifeboatCore, cmdline []string, progress func(bytes int64)) (*Boat, error) {
+	bootSector, err := l.bootable(grub, cmdline)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.dev.Flush(); err != nil {
+		return nil, err
+	}
+	for _, s := range l.header.Sections {
+		if err := verify(ctx, l.dev, s, progress); err != nil {
+			return nil, err
+		}
+	}
+	b := &Boat{header: l.header, bootSector: bootSector, slot: 1}
+	if err := l.head(bootSector); err != nil {
+		return nil, err
+	}
+	// Both slots say the same, so that none holds anything else.
+	for range 2 {
+		if err := b.note(l.dev, record{State: Boarded}); err != nil {
+			return nil, err
+		}
+	}
+	b.opened = b.now.State
+	return b, nil
+}
+
+// bootable adds what boots kernel and initrd, and returns the boot sector.
+func (l *Loader) bootable(grub *boot.LifeboatCore, cmdline []string) ([]byte, error) {
+	if l.open || l.err != nil {
+		return nil, errors.Join(errors.New("finish lifeboat: a section is not complete"), l.err)
+	}
+	var at [4]boot.Blocks
+	for i, name := range []string{Kernel, Kernel2, Initrd, Initrd2} {
+		s, ok := l.header.Section(name)
+		if !ok {
+			return nil, fmt.Errorf("finish lifeboat: it has no %s", name)
+		}
+		at[i] = blocksOf(s.Off, s.Bytes)
+	}
+	text, err := boot.LifeboatScript([2]boot.Blocks(at[:2]), [2]boot.Blocks(at[2:]), cmdline)
+	if err != nil {
+		return nil, err
+	}
+	scriptAt := blocksOf(l.next, int64(len(text)))
+	if err := l.add(script, []byte(text)); err != nil {
+		return nil, err
+	}
+	code, bootSector, err := grub.Make(scriptAt, l.next/boot.SectorBytes)
+	if err != nil {
+		return nil, err
+	}
+	return bootSector, l.add(core, code)
+}
+
+func blocksOf(off, bytes int64) boot.Blocks {
+	return boot.Blocks{Sector: off / boot.SectorBytes, Count: (bytes + boot.SectorBytes - 1) / boot.SectorBytes}
+}
+
+// add creates a whole section.
+func (l *Loader) add(name string, data []byte) error {
+	w, err := l.Create(name, int64(len(data)))
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(data)
+	return errors.Join(err, w.Close())
+}
+
+// head writes boot sector, key slot and header, each flushed and read back.
+func (l *Loader) head(bootSector []byte) error {
+	key, err := seal(keyMagic, keySlot{RunID: l.header.RunID, Key: l.key})
+	if err != nil {
+		return err
+	}
+	header, err := seal(headerMagic, l.header)
+	if err != nil {
+		return err
+	}
+	first := make([]byte, blockBytes)
+	copy(first, bootSector)
+	off := l.header.Berth.Off
+	for _, p := range []disk.Piece{{Off: off + bootOff, Data: first}, {Off: off + keyOff, Data: key}, {Off: off + headerOff, Data: header}} {
+		if err := imaging.Put(l.dev, p); err != nil {
+			return fmt.Errorf("write lifeboat: %w", err)
+		}
+	}
+	return nil
+}

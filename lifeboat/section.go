@@ -1,0 +1,150 @@
+package lifeboat
+
+import (
+	"context"
+	"crypto/cipher"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+
+	"reimager/disk"
+	"reimager/image"
+)
+
+// pieceBytes is what is written or read back at a time.
+const pieceBytes = 4 << 20
+
+// sectionWriter writes a section. While a piece is on its way to the disk, the next one
+// is gathered, encrypted and digested in another buffer.
+type sectionWriter struct {
+	l       *Loader
+	section Section
+	cipher  cipher.Stream // nil: not secret
+	sum     hash.Hash
+
+	off      int64  // where buf goes
+	left     int64  // bytes to come
+	buf      []byte // of whole blocks
+	n        int    // filled
+	spare    []byte // the other buffer, which a write under way uses
+	underway chan error
+	err      error
+}
+
+func (l *Loader) newSection(s Section) (_ *sectionWriter, err error) {
+	w := &sectionWriter{l: l, section: s, sum: sha256.New(), off: s.Off, left: s.Bytes}
+	if secret(s.Name) {
+		if w.cipher, err = stream(l.key); err != nil {
+			return nil, err
+		}
+	}
+	size := int(min(pieceBytes, blocks(s.Bytes)))
+	if w.buf, err = disk.Buffer(size); err != nil {
+		return nil, err
+	}
+	if s.Bytes > pieceBytes {
+		if w.spare, err = disk.Buffer(size); err != nil {
+			return nil, errors.Join(err, disk.FreeBuffer(w.buf))
+		}
+	}
+	return w, nil
+}
+
+func (w *sectionWriter) Write(p []byte) (int, error) {
+	if w.err == nil && int64(len(p)) > w.left {
+		w.err = fmt.Errorf("write section %s of the lifeboat: more than the %d bytes that were announced", w.section.Name, w.section.Bytes)
+	}
+	written := 0
+	for len(p) > 0 && w.err == nil {
+		n := copy(w.buf[w.n:], p)
+		p, written = p[n:], written+n
+		w.n, w.left = w.n+n, w.left-int64(n)
+		if w.n == len(w.buf) {
+			w.err = w.send()
+		}
+	}
+	return written, w.err
+}
+
+// send gives what is gathered to the disk, padded with zeros to whole blocks.
+func (w *sectionWriter) send() error {
+	data := w.buf[:w.n]
+	if w.cipher != nil {
+		w.cipher.XORKeyStream(data, data)
+	}
+	w.sum.Write(data)
+	padded := w.buf[:blocks(int64(w.n))]
+	clear(padded[w.n:])
+	if err := w.wait(); err != nil {
+		return err
+	}
+	off := w.off
+	w.underway = make(chan error, 1)
+	go func(done chan<- error) { done <- w.l.write(padded, off) }(w.underway)
+	w.off, w.n = w.off+int64(len(padded)), 0
+	w.buf, w.spare = w.spare, w.buf
+	return nil
+}
+
+func (w *sectionWriter) wait() error {
+	if w.underway == nil {
+		return nil
+	}
+	err := <-w.underway
+	w.underway = nil
+	return err
+}
+
+// Close writes the rest. Only then is the section one of the boat's.
+func (w *sectionWriter) Close() error {
+	if w.l == nil {
+		return errors.New("close section of the lifeboat: closed already")
+	}
+	err := w.err
+	if err == nil && w.left > 0 {
+		err = fmt.Errorf("write section %s of the lifeboat: %d bytes, expected %d", w.section.Name, w.section.Bytes-w.left, w.section.Bytes)
+	}
+	if err == nil && w.n > 0 {
+		err = w.send()
+	}
+	err = errors.Join(err, w.wait())
+	for _, buf := range [][]byte{w.buf, w.spare} {
+		if buf != nil {
+			err = errors.Join(err, disk.FreeBuffer(buf))
+		}
+	}
+	w.sum.Sum(w.section.SHA256[:0])
+	w.l.closed(w.section, err)
+	w.l, w.err = nil, errors.New("write section of the lifeboat: closed")
+	return err
+}
+
+// verify reads a section past the page cache and compares its digest.
+func verify(ctx context.Context, dev *disk.Device, s Section, progress func(bytes int64)) (err error) {
+	r := dev.Reader(s.Off, s.Bytes)
+	defer func() { err = errors.Join(err, r.Close()) }()
+	sum := sha256.New()
+	buf := make([]byte, min(s.Bytes, 1<<20))
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := r.Read(buf)
+		sum.Write(buf[:n])
+		if progress != nil && n > 0 {
+			progress(int64(n))
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("read back section %s of the lifeboat: %w", s.Name, err)
+		}
+	}
+	if got := image.Digest(sum.Sum(nil)); got != s.SHA256 {
+		return fmt.Errorf("read back section %s of the lifeboat: SHA-256 %x, expected %x", s.Name, got[:8], s.SHA256[:8])
+	}
+	return nil
+}
