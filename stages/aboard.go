@@ -144,7 +144,11 @@ func (r *Run) castOffBefore(a *Aboard, dev *disk.Device) (bool, error) {
 // GoAboard brings image and retained files from the berth into RAM. While the old system
 // is there the whole lifeboat is proven first, and that it is this program that boarded.
 func (r *Run) GoAboard(ctx context.Context, a *Aboard) (_ *Gathered, err error) {
-	done := r.stage("aboard")
+	name := "prove"
+	if a.gone {
+		name = "carry on"
+	}
+	done := r.stage(name)
 	if !a.gone {
 		if err := r.checkPassage(a); err != nil {
 			return nil, err
