@@ -101,7 +101,7 @@ type Retain struct {
 
 // PowerCut says what a machine must survive.
 type PowerCut struct {
-	// Lifeboat is "prefer", "require" or "off".
+	// Lifeboat is "prefer", "require" (a machine that can have none is refused) or "off".
 	Lifeboat Choice `toml:"lifeboat"`
 }
 
@@ -244,10 +244,6 @@ func (c *Config) check() error {
 	choice("failure.before_write", c.Failure.BeforeWrite, "reboot", "hold")
 	choice("failure.after_write", c.Failure.AfterWrite, "retry", "hold")
 
-	if c.PowerCut.Lifeboat == "require" {
-		all = append(all, report.Hint(errors.New(`power_cut.lifeboat = "require": this version has no lifeboat, so a power cut while the disk is written leaves a machine that does not boot`),
-			`use "prefer" if that risk is acceptable`))
-	}
 	if c.New.LogDir != LogOff && !cleanAbsolute(c.New.LogDir) {
 		all = append(all, fmt.Errorf("new.log_dir = %q: expected an absolute path or %q", c.New.LogDir, LogOff))
 	}

@@ -179,7 +179,7 @@ func TestParseErrors(t *testing.T) {
 		{"bad disk", "[target]\ndisk = \"first\"\n", "f.toml:2:8:"},
 		{"bad partition", "[new]\nroot = \"partition 0\"\n", "from 1 to 255"},
 		{"bad choice", "[trust]\nsignature = \"never\"\n", "trust.signature"},
-		{"lifeboat", "[power_cut]\nlifeboat = \"require\"\n", "no lifeboat"},
+		{"lifeboat", "[power_cut]\nlifeboat = \"yes\"\n", "power_cut.lifeboat"},
 		{"log_dir", "[new]\nlog_dir = \"var/log\"\n", "new.log_dir"},
 		{"mount on root", "[new]\nmounts = { \"/\" = \"partition 1\" }\n", "below /"},
 		{"language", "[console]\nlanguage = \"xx\"\n", `language "xx": expected one of ["de"`},
