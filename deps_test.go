@@ -24,7 +24,7 @@ func rules() map[string]struct {
 		why string
 	}
 	base := []string{"report"}
-	stages := []string{"accounts", "boot", "config", "delivery", "disk", "fault", "hook", "image", "image/bzip2", "image/zstd", "imaging", "kmod", "network", "report", "retain", "screen/texts", "wake"}
+	stages := []string{"accounts", "boot", "config", "delivery", "disk", "fault", "hook", "image", "image/bzip2", "image/zstd", "imaging", "kmod", "lifeboat", "network", "report", "retain", "screen/texts", "wake"}
 	build := []string{"accounts", "boot", "config", "disk", "image", "image/bzip2", "image/zstd", "initramfs", "kmod", "report", "retain", "screen/texts"}
 	return map[string]rule{
 		"report":          {nil, "everything reports, so it may depend on nothing"},
@@ -34,6 +34,7 @@ func rules() map[string]struct {
 		"config":          {append([]string{"screen/texts"}, base...), "it is the contract of builder, machine and init and must not know any of them"},
 		"kmod":            {base, "builder and init share it"},
 		"disk":            {base, "a disk knows no image, so that the write path can be tested with any bytes"},
+		"disk/simdisk":    {append([]string{"disk"}, base...), "it stands in for a disk, and knows nothing of what is done to it"},
 		"image":           {append([]string{"image/bzip2", "image/zstd"}, base...), "an image knows no disk, so that it can be decoded anywhere"},
 		"image/zstd":      {nil, "a decoder stands alone, so that it can be fuzzed alone"},
 		"imaging":         {append([]string{"disk", "image", "image/bzip2", "image/zstd"}, base...), "the engine joins image and disk, and knows nothing of runs and machines"},
@@ -44,6 +45,7 @@ func rules() map[string]struct {
 		"retain":          {append([]string{"accounts"}, base...), "it works between any two directories, without disks or images"},
 		"retain/treetest": {nil, "it shares no code with what it tests"},
 		"boot":            {base, "it decides no policy"},
+		"lifeboat":        {append([]string{"boot", "disk", "image", "image/bzip2", "image/zstd", "imaging"}, base...), "it is told what boards and when, so that each cut can be simulated without a machine"},
 		"initramfs":       {base, "builder and machine share it"},
 		"wake":            {[]string{"kmod", "report"}, "it serves whatever runs on the bare kernel"},
 		"delivery":        {[]string{"config", "report", "screen/texts"}, "init leaves it in the new system, so it opens no connection"},

@@ -94,7 +94,7 @@ func replay(dev *disk.Device, off int64, steps []step) error {
 		if len(s.data) == 0 {
 			continue
 		}
-		if err := dev.WriteSectors(s.data, off+s.off); err != nil {
+		if err := dev.WriteAt(s.data, off+s.off); err != nil {
 			return err
 		}
 		if s.fua {
