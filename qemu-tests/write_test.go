@@ -183,6 +183,48 @@ func TestWriteRefusesDisksInUse(t *testing.T) {
 	refused("claimed", fmt.Sprintf("process %d", os.Getpid()))
 }
 
+// What the image does not need is told to the disk, and only that: here a loop device,
+// whose file gets a hole.
+func TestWriteDiscards(t *testing.T) {
+	t.Parallel()
+	reimager, err := scenario.Program("reimager")
+	must(t, err)
+	img, content := sampleImage(t, 10<<20)
+	device, file := loop(t, 12<<20, "--direct-io=on")
+	for _, unmapped := range []string{"leave", "discard"} {
+		old := bytes.Repeat([]byte("old "), 12<<20/4)
+		must(t, os.WriteFile(file, old, 0o600))
+		ok(t, reimager, "write", img, device, "--yes", "--unmapped", unmapped)
+		got, err := os.ReadFile(file)
+		must(t, err)
+		want := bytes.Clone(old[len(content):])
+		if unmapped == "discard" {
+			clear(want[:len(want)-512]) // the last sector is held back: a GPT may end there
+		}
+		if !bytes.Equal(got[:len(content)], content) || !bytes.Equal(got[len(content):], want) {
+			t.Errorf("--unmapped %s: the device holds something else", unmapped)
+		}
+	}
+}
+
+// A file in the place of a disk for which there is no room: the sector is named.
+func TestWriteNamesTheSectorThatHasNoRoom(t *testing.T) {
+	t.Parallel()
+	reimager, err := scenario.Program("reimager")
+	must(t, err)
+	img, content := sampleImage(t, 24<<20)
+	dir := t.TempDir()
+	ok(t, "mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", dir)
+	t.Cleanup(func() { ok(t, "umount", dir) })
+	file := filepath.Join(dir, "disk")
+	must(t, os.WriteFile(file, nil, 0o600))
+	must(t, os.Truncate(file, int64(len(content))))
+	out, err := command(t, reimager, "write", img, file, "--yes")
+	if err == nil || !regexp.MustCompile(`write .*/disk: sector \d+: no space left on device`).MatchString(out) {
+		t.Errorf("write: %v\n%s\nwant an error that names a sector", err, out)
+	}
+}
+
 // A disk that fails from some sector on: the sector is named, and what the disk holds
 // by then does not boot.
 func TestWriteNamesTheBadSector(t *testing.T) {
