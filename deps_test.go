@@ -47,7 +47,6 @@ func rules() map[string]struct {
 		"boot":            {base, "it decides no policy"},
 		"lifeboat":        {append([]string{"boot", "disk", "image", "image/bzip2", "image/zstd", "imaging"}, base...), "it is told what boards and when, so that each cut can be simulated without a machine"},
 		"initramfs":       {base, "builder and machine share it"},
-		"lifeboat":        {[]string{"boot", "disk", "image", "image/bzip2", "image/zstd", "imaging", "report"}, "it is simulated with any disk, so it may know nothing of runs and machines"},
 		"wake":            {[]string{"kmod", "report"}, "it serves whatever runs on the bare kernel"},
 		"delivery":        {[]string{"config", "report", "screen/texts"}, "init leaves it in the new system, so it opens no connection"},
 		"delivery/send":   {[]string{"config", "delivery", "report", "screen/texts"}, "only a running system sends; nothing of it may be linked into PID 1"},
