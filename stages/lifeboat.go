@@ -226,7 +226,10 @@ func (r *Run) Board(ctx context.Context, g *Gathered, begun *Begun) (*Boarded, e
 	done := r.stage("board")
 	boat, err := r.load(ctx, g, begun)
 	if err == nil {
-		err = r.setGate(ctx, boot.GateProve, g.Berth.Off/boot.SectorBytes)
+		if err = r.setGate(ctx, boot.GateProve, g.Berth.Off/boot.SectorBytes); err != nil {
+			// It may have been written all the same.
+			err = errors.Join(err, r.setGate(ctx, boot.GateTried, g.Berth.Off/boot.SectorBytes))
+		}
 	}
 	switch {
 	case err != nil && (g.Afloat || r.Config.PowerCut.Lifeboat == "require"):
