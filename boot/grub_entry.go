@@ -79,10 +79,12 @@ func (e Entry) Render() (string, error) {
 		"insmod " + grubFSModules()[e.FSType],
 		"set " + gateVar + "=",
 		"set " + gateRunVar + "=",
+		"set " + gateBerthVar + "=",
 		"set " + gateDiskVar + "=",
 		"if search --no-floppy --fs-uuid --set=" + gateDiskVar + " " + grubQuote(e.FSUUID) + "; then",
-		"\tload_env --file \"(${" + gateDiskVar + "})\"" + grubQuote(e.Gate) + " " + gateVar + " " + gateRunVar,
+		"\tload_env --file " + e.gateFile() + " " + gateVar + " " + gateRunVar + " " + gateBerthVar,
 		"fi",
+		e.prove(),
 		`if [ "${` + grubFailedVar + `}" != 1 -a "${` + gateVar + `}" = ` + string(GateArmed) + ` -a "${` + gateRunVar + `}" = ` + grubQuote(e.RunID) + ` ]; then`,
 		"menuentry " + grubQuote(e.Title) + " --id " + grubQuote(e.ID) + " --unrestricted {",
 		"\tinsmod part_msdos",
@@ -103,6 +105,42 @@ func (e Entry) Render() (string, error) {
 		"fi",
 	}
 	return strings.Join(lines, "\n") + "\n", nil
+}
+
+// gateFile is the gate in GRUB's words, on the disk that was found.
+func (e Entry) gateFile() string { return `"(${` + gateDiskVar + `})"` + grubQuote(e.Gate) }
+
+// prove starts the lifeboat once, while grub.cfg is read and before there is a menu.
+//
+// The gate must be closed before: what is started may hang. So it is emptied here, and
+// only what is read back from the disk counts. GRUB takes a command that it does not
+// know for true, but one that has not set a variable has not.
+//
+// A block list of a disk that is none of the BIOS's (LVM, RAID) would be read inside of
+// that, and a filesystem without a partition is not on the disk of any berth. The
+// chainloader hands over the drive number of $root; where it fails $root is put back.
+func (e Entry) prove() string {
+	return strings.Join([]string{
+		`if [ "${grub_platform}" = pc -a "${` + gateVar + `}" = ` + string(GateProve) + ` -a "${` + gateRunVar + `}" = ` + grubQuote(e.RunID) + ` ]; then`,
+		"\tinsmod loadenv",
+		"\tinsmod regexp",
+		"\tinsmod chain",
+		"\tset " + gateVar + "=" + string(GateTried),
+		"\tsave_env --file " + e.gateFile() + " " + gateVar,
+		"\tset " + gateVar + "=",
+		"\tload_env --file " + e.gateFile() + " " + gateVar,
+		"\tset reimager_whole=",
+		"\tregexp --set=1:reimager_whole '^(hd[0-9]+),' \"${" + gateDiskVar + "}\"",
+		`	if [ "${` + gateVar + `}" = ` + string(GateTried) + ` -a -n "${reimager_whole}" ]; then`,
+		"\t\tset reimager_root=\"${root}\"",
+		"\t\tset root=\"${reimager_whole}\"",
+		"\t\tif chainloader \"(${reimager_whole})${" + gateBerthVar + "}+1\"; then",
+		"\t\t\tboot",
+		"\t\tfi",
+		"\t\tset root=\"${reimager_root}\"",
+		"\tfi",
+		"fi",
+	}, "\n")
 }
 
 func (e Entry) check() error {

@@ -57,7 +57,7 @@ func grubDisk(t *testing.T, root, uuid string) (disk string, offset int64) {
 	core := filepath.Join(dir, "core.img")
 	run(t, "grub-mkimage", "-O", "i386-pc", "-o", core, "-p", "(hd0,msdos1)/boot/grub",
 		"biosdisk", "part_msdos", "part_gpt", "ext2", "normal", "configfile", "test", "search", "search_fs_uuid",
-		"linux", "boot", "reboot", "serial", "terminal", "loadenv", "echo", "sleep", "true")
+		"linux", "boot", "reboot", "serial", "terminal", "loadenv", "echo", "sleep", "true", "regexp", "chain")
 
 	disk, offset = filepath.Join(dir, "disk"), 1<<20
 	mbr := make([]byte, 512)
@@ -71,6 +71,18 @@ func grubDisk(t *testing.T, root, uuid string) (disk string, offset int64) {
 	run(t, "mkfs.ext4", "-q", "-U", uuid, "-d", root, "-E", "offset=1048576", disk, "15M")
 	return disk, offset
 }
+
+// systemOf is a copy of the filesystem on a disk of grubDisk.
+func systemOf(t *testing.T, disk string, offset int64) string {
+	t.Helper()
+	system := filepath.Join(t.TempDir(), "system")
+	writeFile(t, system, readFile(t, disk)[offset:])
+	return system
+}
+
+// oldSystem is a grub.cfg that says on the serial port which system it boots, and $root.
+const oldSystem = "serial --unit=0\nterminal_input serial\nterminal_output serial\nset timeout=0\n" +
+	"menuentry 'old' {\n\techo \"OLD SYSTEM BOOTS from $root\"\n\tsleep 1000\n}\n" + stockConfig
 
 // TestEntryInGRUB boots entries by a real GRUB that nobody stands before. The
 // old system says so when it is booted.
@@ -128,8 +140,7 @@ func TestEntryInGRUB(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			root, grub := grubRoot(t)
-			config := "serial --unit=0\nterminal_input serial\nterminal_output serial\nset timeout=0\n" +
-				"menuentry 'old' {\n\techo \"OLD SYSTEM BOOTS\"\n\tsleep 1000\n}\n" + stockConfig
+			config := oldSystem
 			if tc.config != nil {
 				config = tc.config(config)
 			}
@@ -153,9 +164,7 @@ func TestEntryInGRUB(t *testing.T) {
 			m.waitSerial(tc.want)
 			m.quit()
 
-			system := filepath.Join(t.TempDir(), "system")
-			writeFile(t, system, readFile(t, disk)[offset:])
-			env, err := ParseEnv([]byte(onDisk(t, system, "/boot/grub/grubenv")))
+			env, err := ParseEnv([]byte(onDisk(t, systemOf(t, disk, offset), "/boot/grub/grubenv")))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -255,6 +255,7 @@ func TestJobRoundTripAndIdentity(t *testing.T) {
 		Format: JobFormat, RunID: "ab", Armed: time.Unix(1, 0).UTC(), OldRoot: "u",
 		Image:  JobImage{Source: Source{Device{ByUUID, "x"}, "/new image.bz2"}, Bytes: 5, SHA256: "00"},
 		Target: DiskIdentity{Serial: "s", Bytes: 7, PTUUID: "p"},
+		Boot:   &JobKernel{Kernel: Source{Device{ByUUID, "x"}, "/reimager/vmlinuz"}, Initrd: Source{Device{ByUUID, "x"}, "/reimager/initrd"}, Cmdline: "quiet panic=10"},
 	}
 	text, err := j.Encode()
 	if err != nil {
@@ -267,7 +268,7 @@ func TestJobRoundTripAndIdentity(t *testing.T) {
 	if diff := cmp.Diff(j, got); diff != "" {
 		t.Errorf("ParseJob(Encode) (-want +got):\n%s", diff)
 	}
-	for _, bad := range []string{"", "{}", `{"format":2,"run_id":"a"}`, string(text) + "x", `{"format":1,"x":1}`} {
+	for _, bad := range []string{"", "{}", `{"format":3,"run_id":"a"}`, strings.Replace(string(text), `"format": 3`, `"format": 2`, 1), string(text) + "x", `{"format":1,"x":1}`} {
 		if _, err := ParseJob("job", []byte(bad)); err == nil {
 			t.Errorf("ParseJob(%q) = nil error", bad)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/bits"
 	"sync"
 )
 
@@ -134,12 +135,20 @@ func (r *Recorder) Note(part Range) {
 // Map returns the map of all that was noted, of an image with that many bytes.
 func (r *Recorder) Map(bytes int64) *Map { return &Map{Bytes: bytes, Ranges: r.ranges} }
 
-// zeroRange returns the digest of RangeBytes of zeros, which is computed once.
-var zeroRange = sync.OnceValue(func() Digest { return hashZeros(RangeBytes) })
+// zeroPowers returns the digests of as many zeros as each power of two up to RangeBytes,
+// which are computed once: nearly all ranges of zeros have such sizes.
+var zeroPowers = sync.OnceValue(func() (all [zeroLog + 1]Digest) {
+	for i := range all {
+		all[i] = hashZeros(1 << i)
+	}
+	return all
+})
+
+const zeroLog = 22 // of RangeBytes
 
 func zeroDigest(n int) Digest {
-	if n == RangeBytes {
-		return zeroRange()
+	if n > 0 && n <= RangeBytes && n&(n-1) == 0 {
+		return zeroPowers()[bits.TrailingZeros(uint(n))]
 	}
 	return hashZeros(n)
 }

@@ -57,7 +57,7 @@ func checkGate(t *testing.T, disk string, want boot.GateState) {
 	must(t, err)
 	block, err := lab.ReadFile(t.Context(), disk, lab.KioskBoot, "/reimager/gate")
 	must(t, err)
-	if got, err := boot.ReadGate(job.RunID, block); got != want || err != nil {
+	if got, _, err := boot.ReadGate(job.RunID, block); got != want || err != nil {
 		t.Errorf("gate: %q, %v; want %q", got, err, want)
 	}
 }
@@ -256,11 +256,10 @@ func TestHangGoesBack(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			ctx := withTimeout(t)
 			k := armed(t)
 			rebake(t, k, scenario.ClassicConfig, "--init", init)
 			addParameters(t, k, tt.parameters...)
-			began := time.Now()
+			ctx, began := withTimeout(t), time.Now() // the watchdog alone takes a minute
 			run := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, Extra: []string{"-device", "i6300esb", "-action", "watchdog=reset"}})
 			wait(ctx, t, run, tt.says)
 			wait(ctx, t, run, tt.back)

@@ -39,6 +39,8 @@ type Record struct {
 	Target  Target     `json:"target"`
 	Image   Image      `json:"image"`
 	Stages  []Duration `json:"stages"`
+	// Lifeboat is what makes a power cut harmless; nil: there was none.
+	Lifeboat *Lifeboat `json:"lifeboat,omitempty"`
 	// Rehearsal is what a rehearsal has measured.
 	Rehearsal *Rehearsal `json:"rehearsal,omitempty"`
 	Retained  any        `json:"retained,omitempty"` // what retain reports per path
@@ -61,6 +63,15 @@ type Rehearsal struct {
 	// DowntimeSeconds is an estimate of a whole run, from the reboot to the new system's
 	// own boot: what was measured here, and the write at the rate that the disk reads.
 	DowntimeSeconds float64 `json:"downtime_seconds"`
+}
+
+// Lifeboat is a run's copy of itself on the disk.
+type Lifeboat struct {
+	Where  string `json:"where"`
+	Offset int64  `json:"offset"` // of the berth on the disk, in bytes
+	Bytes  int64  `json:"bytes"`  // of the berth
+	Proven bool   `json:"proven"` // the old system's boot loader has started it
+	Starts int    `json:"starts"` // from the berth: more than one after a power cut
 }
 
 // HookRun is a program of the new system that was run in it.

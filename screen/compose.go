@@ -20,7 +20,7 @@ const (
 	HoldWrite
 	HoldRestore
 	HoldAboard // not complete, but a lifeboat is there
-	Stuck // it should have restarted
+	Stuck      // it should have restarted
 )
 
 // Cut is what a power cut does now.
