@@ -30,6 +30,9 @@ func (s *status) print(out io.Writer) {
 	if s.State == stateInterrupted && s.Record == nil {
 		p.line("run", "%s began and has left no report", s.RunID)
 	}
+	if s.Lifeboat != "" {
+		p.line("lifeboat", "%s", s.Lifeboat)
+	}
 	if s.Record != nil {
 		p.record(s.Record)
 	}

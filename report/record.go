@@ -3,6 +3,7 @@ package report
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -136,6 +137,16 @@ func (r *Record) Fail(err error) {
 // Took notes how long a stage took.
 func (r *Record) Took(stage string, d time.Duration, bytes int64) {
 	r.Stages = append(r.Stages, Duration{stage, d.Seconds(), bytes})
+}
+
+// Spent is how long some stages took.
+func (r *Record) Spent(stages ...string) (all time.Duration) {
+	for _, s := range r.Stages {
+		if slices.Contains(stages, s.Stage) {
+			all += time.Duration(s.Seconds * float64(time.Second))
+		}
+	}
+	return all
 }
 
 // Encode returns the record as indented JSON.

@@ -19,6 +19,7 @@ import (
 	"reimager/lifeboat"
 	"reimager/report"
 	"reimager/retain"
+	"reimager/wake"
 )
 
 // Aboard is a run that was started from its lifeboat.
@@ -149,6 +150,10 @@ func (r *Run) GoAboard(ctx context.Context, a *Aboard) (_ *Gathered, err error) 
 		name = "carry on"
 	}
 	done := r.stage(name)
+	// A worker that died before it had all has left what it had.
+	if err := wake.UnmountBelow(ramDir); err != nil {
+		return nil, err
+	}
 	if !a.gone {
 		if err := r.checkPassage(a); err != nil {
 			return nil, err
@@ -162,22 +167,15 @@ func (r *Run) GoAboard(ctx context.Context, a *Aboard) (_ *Gathered, err error) 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	if !a.gone {
-		if err := a.boat.Verify(ctx, dev, nil); err != nil {
-			return nil, err
-		}
-		if !a.boat.State().Reached(lifeboat.Proven) {
-			if err := a.boat.Enter(dev, lifeboat.Proven); err != nil {
-				return nil, err
-			}
-		}
-		r.Report.Printf("lifeboat proven: the old system's GRUB has started it, and all of it is there")
-		r.Record.Lifeboat.Proven = true
-	}
 	if err := a.boat.Start(dev); err != nil {
 		return nil, err
 	}
 	r.Record.Lifeboat.Starts = a.boat.Starts()
+	if !a.gone {
+		if err := r.verifyAboard(ctx, a, dev); err != nil {
+			return nil, err
+		}
+	}
 	if a.boat.State().Reached(lifeboat.Restored) {
 		_, err = mountRAM(0, 0, stateBytes(g.Disk.Bytes, &g.Map)) // all is on the disk
 	} else {
@@ -186,8 +184,42 @@ func (r *Run) GoAboard(ctx context.Context, a *Aboard) (_ *Gathered, err error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := r.proven(a, dev); err != nil {
+		return nil, err
+	}
 	done(g.Record.Image.CompressedBytes)
 	return g, g.save()
+}
+
+// verifyAboard compares what is in the berth with its digests, all but the image, which
+// is compared when it is taken.
+func (r *Run) verifyAboard(ctx context.Context, a *Aboard, dev *disk.Device) error {
+	total, names := int64(0), []string{}
+	for _, s := range a.boat.Header().Sections {
+		if s.Name != lifeboat.Image {
+			total, names = total+s.Bytes, append(names, s.Name)
+		}
+	}
+	bar := r.Report.Progress("prove", total)
+	if err := a.boat.Verify(ctx, dev, bar.Add, names...); err != nil {
+		return err
+	}
+	bar.Done()
+	return nil
+}
+
+// proven records that the old system's boot loader has started the lifeboat, and that
+// all of it is there.
+func (r *Run) proven(a *Aboard, dev *disk.Device) error {
+	r.Record.Lifeboat.Proven = true
+	if a.boat.State().Reached(lifeboat.Proven) {
+		return nil
+	}
+	if err := a.boat.Enter(dev, lifeboat.Proven); err != nil {
+		return err
+	}
+	r.Report.Printf("lifeboat proven: the old system's GRUB has started it, and all of it is there")
+	return nil
 }
 
 // checkPassage refuses to go on with anything but what boarded.
@@ -209,9 +241,9 @@ func (r *Run) checkPassage(a *Aboard) error {
 	return r.checkTarget(&a.disk)
 }
 
-// takeAboard brings what fits into RAM: the archive always, the image if there is room,
-// and decoded too if there is more. While the old system is there all of the image is
-// decoded, as the write will do it.
+// takeAboard brings what fits into RAM: the archive always, the image if there is room. It
+// is not decoded once more before it is written: these are the bytes that the start
+// before has decoded, and each range is compared with the map on its way to the disk.
 func (r *Run) takeAboard(ctx context.Context, g *Gathered, a *Aboard, dev *disk.Device) error {
 	need := Memory{Image: g.Record.Image.CompressedBytes, Retained: g.ArchiveBytes + int64(g.Files)*entryBytes, State: stateBytes(g.Disk.Bytes, &g.Map)}
 	available, err := memory("MemAvailable")
@@ -221,8 +253,7 @@ func (r *Run) takeAboard(ctx context.Context, g *Gathered, a *Aboard, dev *disk.
 	if g.Afloat = need.Total() > available; g.Afloat {
 		need.Image = 0
 	}
-	spare, err := mountRAM(need.Image, need.Retained, need.State)
-	if err != nil {
+	if _, err := mountRAM(need.Image, need.Retained, need.State); err != nil {
 		return err
 	}
 	r.Report.Tell(report.Event{Work: &report.Work{Image: g.Record.Image.CompressedBytes, Mapped: g.Map.MappedBytes(), Retained: g.ArchiveBytes}})
@@ -231,14 +262,11 @@ func (r *Run) takeAboard(ctx context.Context, g *Gathered, a *Aboard, dev *disk.
 			return err
 		}
 	}
-	if len(r.Config.Hooks) > 0 {
-		spare = max(0, spare-hookBytes)
-	}
 	g.Decoded = false
 	if g.Afloat && a.gone {
-		return nil
+		return nil // it was read through before casting off
 	}
-	return r.takeBoarded(ctx, g, a, dev, spare)
+	return r.takeBoarded(g, a, dev)
 }
 
 func (r *Run) takeArchive(a *Aboard, dev *disk.Device) (err error) {
@@ -262,9 +290,9 @@ func (r *Run) takeArchive(a *Aboard, dev *disk.Device) (err error) {
 	return err
 }
 
-// takeBoarded reads the image from the berth: into RAM where there is room, and through
-// the decoder while the old system is there.
-func (r *Run) takeBoarded(ctx context.Context, g *Gathered, a *Aboard, dev *disk.Device, spare int64) (err error) {
+// takeBoarded reads the image from the berth and compares its digest; where there is room
+// for it, it stays in RAM.
+func (r *Run) takeBoarded(g *Gathered, a *Aboard, dev *disk.Device) (err error) {
 	in, err := a.boat.Reader(dev, lifeboat.Image)
 	if err != nil {
 		return err
@@ -277,15 +305,8 @@ func (r *Run) takeBoarded(ctx context.Context, g *Gathered, a *Aboard, dev *disk
 	defer func() { err = errors.Join(err, out.Close()) }()
 	sum := sha256.New()
 	bar := r.Report.Progress("verify", g.Record.Image.CompressedBytes)
-	compressed := io.TeeReader(in, io.MultiWriter(out, sum, countTo(bar)))
-	if a.gone {
-		_, err = io.Copy(io.Discard, compressed)
-	} else {
-		m := g.Map
-		err = r.decodeAll(ctx, g, compressed, &m, spare)
-	}
-	if err != nil {
-		return fmt.Errorf("check image in the berth: %w", err)
+	if _, err := io.Copy(io.MultiWriter(out, sum, countTo(bar)), in); err != nil {
+		return fmt.Errorf("read image from the berth: %w", err)
 	}
 	bar.Done()
 	if digest := hex.EncodeToString(sum.Sum(nil)); digest != g.Record.Image.SHA256 {
