@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -94,8 +96,9 @@ func sail(ctx context.Context, dir string, spec scenario.Spec) (*passage, error)
 // watch notes where the log is at each reset: until something is started again, the
 // machine writes nothing.
 func (p *passage) watch(ctx context.Context, guest *vm.VM, file string) error {
+	reset := regexp.MustCompile(saysReset)
 	for range 3 {
-		if err := guest.WaitFor(ctx, saysReset); err != nil {
+		if _, err := guest.WaitForMatch(ctx, reset); err != nil {
 			return err
 		}
 		log, err := writelog.Open(file)
@@ -255,14 +258,11 @@ func (p *passage) cut(dir string, cuts []writelog.Cut, use func(writelog.Cut, st
 	return nil
 }
 
-// said tells when the console said something for the n-th time, from 0 on.
-func (p *passage) said(text string, n int) (time.Duration, bool) {
+// said tells when the console said something for the first time.
+func (p *passage) said(text string) (time.Duration, bool) {
 	for _, line := range p.lines {
-		if bytes.Contains([]byte(line.Text), []byte(text)) {
-			if n == 0 {
-				return line.At, true
-			}
-			n--
+		if strings.Contains(line.Text, text) {
+			return line.At, true
 		}
 	}
 	return 0, false

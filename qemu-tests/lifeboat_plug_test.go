@@ -21,23 +21,21 @@ var powercuts = flag.Int("powercuts", 3, "how many machines TestPulledPlug runs;
 
 // window is a part of a run, from what the console says when it begins.
 type window struct {
-	name   string
-	says   string
-	nth    int // from 0 on, of the lines that say it
-	length time.Duration
+	name, says string
+	length     time.Duration
 }
 
 // windows measures how long the parts of a run take.
 func (p *passage) windows() ([]window, error) {
-	all := []window{{name: "gather", says: "== stage gather"}, {name: "board", says: saysBoard}, {name: "boarded", says: saysReset, nth: 1},
+	all := []window{{name: "gather", says: "== stage gather"}, {name: "board", says: saysBoard}, {name: "boarded", says: saysBoarded},
 		{name: "prove", says: saysProve}, {name: "write", says: saysCast}, {name: "read back", says: "== stage read back"},
 		{name: "restore", says: "== stage restore"}, {name: "land", says: "== stage land"}}
-	end, ok := p.said(saysReset, 2)
+	end, ok := p.said(saysLanded)
 	if !ok {
 		return nil, errors.New("measure a run: it did not land")
 	}
 	for i := len(all) - 1; i >= 0; i-- {
-		begin, ok := p.said(all[i].says, all[i].nth)
+		begin, ok := p.said(all[i].says)
 		if !ok || begin > end {
 			return nil, fmt.Errorf("measure a run: the console lacks %q, or has it too late", all[i].says)
 		}
@@ -93,14 +91,7 @@ func (p *plug) run(t *testing.T, w window, again bool) {
 	after := time.Duration(p.random.Float64() * float64(w.length))
 	p.story = fmt.Sprintf("%.2f s into %s", after.Seconds(), w.name)
 	p.pull(t, func(guest *vm.VM) {
-		ctx := withTimeout(t)
-		nth := w.nth
-		if w.says == saysReset {
-			nth = 0 // the first reset was the old system's
-		}
-		for range nth + 1 {
-			wait(ctx, t, guest, w.says)
-		}
+		wait(withTimeout(t), t, guest, w.says)
 		time.Sleep(after)
 	})
 	for n := 0; again && n < 1+p.random.IntN(3); n++ {
@@ -116,8 +107,8 @@ func (p *plug) run(t *testing.T, w window, again bool) {
 
 // sometime waits for a random moment of the second start, or its end.
 func (p *plug) sometime(guest *vm.VM) {
-	begin, _ := p.said(saysReset, 1)
-	end, _ := p.said(saysReset, 2)
+	begin, _ := p.said(saysBoarded)
+	end, _ := p.said(saysLanded)
 	after := time.Duration((0.2 + 0.8*p.random.Float64()) * float64(end-begin))
 	p.story += fmt.Sprintf(", then after %.1f s", after.Seconds())
 	select {

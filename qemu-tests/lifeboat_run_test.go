@@ -18,7 +18,7 @@ func TestLifeboatReplacesMachine(t *testing.T) {
 	p := sailed(t)
 	rest := p.console
 	for _, text := range []string{p.Old.Banner(), "armed; rebooting now",
-		"stage gather", saysBoard, saysReset, saysProve, saysCast, "stage read back", "stage restore", "stage land", saysReset, p.New.Banner()} {
+		"stage gather", saysBoard, saysBoarded, saysProve, saysCast, "stage read back", "stage restore", "stage land", saysLanded, p.New.Banner()} {
 		i := bytes.Index(rest, []byte(text))
 		if i < 0 {
 			t.Fatalf("the console lacks %q behind what comes before it", text)

@@ -15,10 +15,14 @@ const (
 
 	gateProve = "prove"
 
-	saysReset  = "reboot: Restarting system"
-	saysBoard  = "== stage board"
-	saysProve  = "== stage prove"
-	saysCast   = "cast off /dev/sda"
-	saysAboard = "lifeboat"
-	saysHolds  = "THE MACHINE HOLDS"
+	saysBoard   = "== stage board"
+	saysBoarded = "== outcome start the lifeboat"
+	saysProve   = "== stage prove"
+	saysCast    = "cast off /dev/sda"
+	saysLanded  = "== outcome boot the new system"
+	saysHolds   = "THE MACHINE HOLDS"
+
+	// saysReset is an expression for the last words of a kernel, after which nothing is
+	// written until another one runs: an old system's, and ours.
+	saysReset = "reboot: Restarting system|sysrq: Resetting"
 )

@@ -162,6 +162,11 @@ func (r *Run) GoAboard(ctx context.Context, a *Aboard) (_ *Gathered, err error) 
 	g := &Gathered{gathered: a.Gathered}
 	g.Disk, g.Record, g.Before = a.disk, r.Record, a.Log
 	r.boat = a.boat
+	// Gathered is from before there was a boat: its sector 0 would only say that the
+	// machine does not boot.
+	if g.Boot.Holding, err = a.boat.Holding(imaging.At(g.Boot.Image, 0)); err != nil {
+		return nil, err
+	}
 	dev, err := disk.OpenShared(g.Disk.Path)
 	if err != nil {
 		return nil, err

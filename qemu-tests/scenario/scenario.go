@@ -48,7 +48,7 @@ type Kiosk struct {
 	Dir      string
 	Disk     string // raw disk of the old system, with the release on it
 	NewRaw   string // raw image of the new system
-	NewImage string // the same, compressed
+	NewImage string // the same, compressed, if it is not packed
 	Initrd   string
 	Release  string // directory, if it was packed
 	Kernel   lab.Kernel
@@ -187,8 +187,10 @@ func Build(ctx context.Context, dir string, spec Spec) (*Kiosk, error) {
 	if _, err := lab.BuildKiosk(ctx, k.NewRaw, kernel, k.New); err != nil {
 		return nil, err
 	}
-	if err := lab.CompressBzip2(ctx, k.NewRaw, k.NewImage); err != nil {
-		return nil, err
+	if spec.Pack == "" {
+		if err := lab.CompressBzip2(ctx, k.NewRaw, k.NewImage); err != nil {
+			return nil, err
+		}
 	}
 	if spec.Signed {
 		signature, key, err := Sign(dir, k.NewImage)
