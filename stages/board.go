@@ -145,17 +145,24 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 	if err != nil {
 		return nil, err
 	}
+	cmdline, err := lifeboatCmdline(r.Job, g.Berth)
+	if err != nil {
+		return nil, err
+	}
 	bar := r.Report.Progress("read back", 0)
-	boat, err := b.Finish(ctx, core, lifeboatCmdline(r.Job, g.Berth), bar.Add)
+	boat, err := b.Finish(ctx, core, cmdline, bar.Add)
 	if err == nil {
 		bar.Done()
 	}
 	return boat, err
 }
 
-// lifeboatCmdline are the kernel's parameters when it is started from the berth.
-func lifeboatCmdline(job *config.Job, b *lifeboat.Berth) []string {
-	return append(strings.Fields(job.Boot.Cmdline), fmt.Sprintf("%s=%s@%d", boot.LifeboatParameter, job.RunID, b.Off/boot.SectorBytes))
+// lifeboatCmdline are the kernel's parameters when it is started from the berth. The job
+// in the old system is for who has to report there that the berth cannot be read.
+func lifeboatCmdline(job *config.Job, b *lifeboat.Berth) ([]string, error) {
+	p, err := ReadParameters()
+	return append(strings.Fields(job.Boot.Cmdline),
+		fmt.Sprintf("%s=%s@%d", boot.LifeboatParameter, job.RunID, b.Off/boot.SectorBytes), JobParameter+"="+p.Job), err
 }
 
 func addFile(l *lifeboat.Loader, name, path string) error {
