@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"reimager/boot"
 	"reimager/config"
@@ -103,7 +104,7 @@ func used(b *lifeboat.Boat) (n int64) {
 }
 
 func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.Boat, err error) {
-	b := r.boarding
+	b, start := r.boarding, time.Now()
 	if b == nil {
 		l, dev, err := r.loader(g)
 		if err != nil {
@@ -134,6 +135,8 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 			}
 		}
 	}
+	// Reading it back comes when this is on the disk; it takes about as long once more.
+	r.Record.Took("board", time.Since(start), 0)
 	state, err := r.passage(g, begun)
 	if err != nil {
 		return nil, err
