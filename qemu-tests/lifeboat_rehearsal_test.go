@@ -7,6 +7,7 @@ import (
 	"reimager/config"
 	"reimager/qemu-tests/lab"
 	"reimager/qemu-tests/scenario"
+	"reimager/report"
 	"reimager/vm"
 )
 
@@ -19,15 +20,33 @@ func TestRehearsalProvesLifeboat(t *testing.T) {
 	disk := t.TempDir() + "/disk.raw"
 	must(t, lab.CopySparse(disk, p.armed))
 	editJob(t, disk, func(j *config.Job) { j.Rehearse = true })
-	guest := start(t, vm.Config{Drives: []vm.Drive{{Path: disk, Serial: scenario.Serial}}})
-	for _, text := range []string{saysBoard, saysProve, "lifeboat proven", "rehearse passed; nothing was written", "outcome boot the old system", p.Old.Banner()} {
-		wait(ctx, t, guest, text)
+	replayJournals(t, disk)
+	before := disk + ".before"
+	must(t, lab.CopySparse(before, disk))
+
+	machine := vm.Config{Drives: []vm.Drive{{Path: disk, Serial: scenario.Serial}}, NoReboot: true}
+	for _, texts := range [][]string{
+		{saysBoard, "outcome start the lifeboat"},
+		{saysProve, "lifeboat proven", "rehearse passed; nothing was written", "outcome boot the old system"},
+	} {
+		guest := start(t, machine)
+		for _, text := range texts {
+			wait(ctx, t, guest, text)
+		}
+		waitExit(ctx, t, guest)
+		if guest.Console.Contains("FAILED") || guest.Console.Contains("stage write") {
+			t.Error("the console speaks of a failure or a write")
+		}
 	}
-	must(t, guest.Kill())
-	if guest.Console.Contains("stage write") {
-		t.Error("the console speaks of a write")
+	var outside []int64
+	for _, off := range changed(t, before, disk) {
+		if off < p.boat.berth || off >= p.boat.berth+p.boat.bytes {
+			outside = append(outside, off)
+		}
 	}
-	p.checkUntouched(t, disk)
+	if most := 2 + report.FileBytes/report.FileBlockBytes; len(outside) > most {
+		t.Errorf("%d blocks outside of the berth were changed, first at byte %d; grubenv, gate and the report are %d", len(outside), outside[0], most)
+	}
 	checkGate(t, disk, boot.GateTried)
 	r := reportOn(t, disk).Record
 	if r.Outcome != "rehearsed" || r.Error != "" || r.Rehearsal == nil || r.Lifeboat == nil || !r.Lifeboat.Proven || r.Lifeboat.Starts != 1 {
@@ -36,4 +55,8 @@ func TestRehearsalProvesLifeboat(t *testing.T) {
 	if spent := r.Spent("gather", "board", "prove").Seconds(); r.Rehearsal.DowntimeSeconds <= spent {
 		t.Errorf("report: downtime %.1f s; want more than the %.1f s of gather, board and prove", r.Rehearsal.DowntimeSeconds, spent)
 	}
+
+	machine.NoReboot = false
+	again := start(t, machine)
+	wait(ctx, t, again, p.Old.Banner())
 }
