@@ -70,6 +70,13 @@ soak trees="10000" time="10m" faults="3000": build
     just debians
     go test -count=5 -timeout 6h -parallel 2 ./qemu-tests/...
     go test -count=1 -timeout 12h ./qemu-tests -run TestEveryCallFails -faults {{faults}}
+    cd qemu-tests && go test -count=1 -timeout 12h -parallel 2 -run TestRecordedRun -prefixes 120 -seed $RANDOM
+    go test -count=1 -timeout 2h ./qemu-tests -run TestLowMemory -lowmemory 384
+    just powercut 200
+
+# N machines lose their power at random moments, a third of them several times; their disks are compared in the end
+powercut n="60" seed=`echo $RANDOM`: build
+    cd qemu-tests && go test -count=1 -timeout 24h -parallel 2 -run TestPulledPlug -powercuts {{n}} -seed {{seed}}
 
 # remove what was built here; the cache of systems and kernels stays
 clean:

@@ -59,7 +59,9 @@ const grubFailedVar = "reimager_failed"
 // next_entry, and the default is the usual one; where it could not write, the
 // default names an entry that is not there, and GRUB takes the first. A plain
 // reboot would come back here for ever on such a machine; it is only what
-// follows when grub.cfg cannot be read any more.
+// follows when grub.cfg cannot be read any more, and when the initrd has failed: then a
+// kernel is loaded, and the next one would lose its command line (see LifeboatScript).
+// The gate is closed before, and where that fails, too, grub.cfg is read again.
 //
 // The gate is read into variables that were emptied before, and each failure on the
 // way (no such filesystem, no file, no block, no command) leaves them empty: then
@@ -79,10 +81,12 @@ func (e Entry) Render() (string, error) {
 		"insmod " + grubFSModules()[e.FSType],
 		"set " + gateVar + "=",
 		"set " + gateRunVar + "=",
+		"set " + gateBerthVar + "=",
 		"set " + gateDiskVar + "=",
 		"if search --no-floppy --fs-uuid --set=" + gateDiskVar + " " + grubQuote(e.FSUUID) + "; then",
-		"\tload_env --file \"(${" + gateDiskVar + "})\"" + grubQuote(e.Gate) + " " + gateVar + " " + gateRunVar,
+		"\tload_env --file " + e.gateOn(gateDiskVar) + " " + gateVar + " " + gateRunVar + " " + gateBerthVar,
 		"fi",
+		e.prove(),
 		`if [ "${` + grubFailedVar + `}" != 1 -a "${` + gateVar + `}" = ` + string(GateArmed) + ` -a "${` + gateRunVar + `}" = ` + grubQuote(e.RunID) + ` ]; then`,
 		"menuentry " + grubQuote(e.Title) + " --id " + grubQuote(e.ID) + " --unrestricted {",
 		"\tinsmod part_msdos",
@@ -92,6 +96,10 @@ func (e Entry) Render() (string, error) {
 		"\t\tif " + strings.Join(linux, " ") + "; then",
 		"\t\t\tif initrd " + grubQuote(e.Initrd) + "; then",
 		"\t\t\t\tboot",
+		"\t\t\tfi",
+		indent(3, e.closeGate("root")...),
+		`			if [ "${` + gateVar + `}" = ` + string(GateTried) + ` ]; then`,
+		"\t\t\t\treboot",
 		"\t\t\tfi",
 		"\t\tfi",
 		"\tfi",
@@ -103,6 +111,55 @@ func (e Entry) Render() (string, error) {
 		"fi",
 	}
 	return strings.Join(lines, "\n") + "\n", nil
+}
+
+// gateOn is the gate in GRUB's words, on the device that a variable names.
+func (e Entry) gateOn(device string) string { return `"(${` + device + `})"` + grubQuote(e.Gate) }
+
+// closeGate are commands that overwrite the gate, and leave in its variable what was
+// read back: GRUB takes a command that it does not know for true, but one that has not
+// set a variable has not.
+func (e Entry) closeGate(device string) []string {
+	return []string{
+		"insmod loadenv",
+		"set " + gateVar + "=" + string(GateTried),
+		"save_env --file " + e.gateOn(device) + " " + gateVar,
+		"set " + gateVar + "=",
+		"load_env --file " + e.gateOn(device) + " " + gateVar,
+	}
+}
+
+// indent makes lines of commands that are inside of others.
+func indent(depth int, commands ...string) string {
+	tabs := strings.Repeat("\t", depth)
+	return tabs + strings.Join(commands, "\n"+tabs)
+}
+
+// prove starts the lifeboat once, while grub.cfg is read and before there is a menu.
+//
+// The gate must be closed before: what is started may hang.
+//
+// A block list of a disk that is none of the BIOS's (LVM, RAID) would be read inside of
+// that, and a filesystem without a partition is not on the disk of any berth. The
+// chainloader hands over the drive number of $root; where it fails $root is put back.
+func (e Entry) prove() string {
+	return strings.Join([]string{
+		`if [ "${grub_platform}" = pc -a "${` + gateVar + `}" = ` + string(GateProve) + ` -a "${` + gateRunVar + `}" = ` + grubQuote(e.RunID) + ` ]; then`,
+		indent(1, e.closeGate(gateDiskVar)...),
+		"\tinsmod regexp",
+		"\tinsmod chain",
+		"\tset reimager_whole=",
+		"\tregexp --set=1:reimager_whole '^(hd[0-9]+),' \"${" + gateDiskVar + "}\"",
+		`	if [ "${` + gateVar + `}" = ` + string(GateTried) + ` -a -n "${reimager_whole}" ]; then`,
+		"\t\tset reimager_root=\"${root}\"",
+		"\t\tset root=\"${reimager_whole}\"",
+		"\t\tif chainloader \"(${reimager_whole})${" + gateBerthVar + "}+1\"; then",
+		"\t\t\tboot",
+		"\t\tfi",
+		"\t\tset root=\"${reimager_root}\"",
+		"\tfi",
+		"fi",
+	}, "\n")
 }
 
 func (e Entry) check() error {

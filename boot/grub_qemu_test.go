@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// speakingKernel is a bzImage that writes its command line to the serial port
-// and halts: what GRUB made of an entry, without a kernel.
+// speakingKernel is a bzImage that writes its command line and, behind a '~', its
+// initrd up to a NUL to the serial port and halts: what GRUB made of an entry, without
+// a kernel.
 func speakingKernel() []byte {
 	image := kernelImage(nil, "6.1.0")
 	le := binary.LittleEndian
@@ -33,6 +34,11 @@ func speakingKernel() []byte {
 		{0xeb, 0xe9},                         // jmp wait
 		{0xb0, '~'},                          // end: mov al, '~'
 		{0xee},                               // out dx, al
+		{0x8b, 0xbe, 0x18, 0x02, 0x00, 0x00}, // mov edi, [esi+0x218]: ramdisk_image
+		{0x31, 0xc0},                         // xor eax, eax
+		{0x87, 0x86, 0x18, 0x02, 0x00, 0x00}, // xchg eax, [esi+0x218]: only once
+		{0x85, 0xc0},                         // test eax, eax
+		{0x75, 0xd4},                         // jnz wait
 		{0xf4},                               // halt: hlt
 		{0xeb, 0xfd},                         // jmp halt
 	} {
@@ -45,21 +51,17 @@ func speakingKernel() []byte {
 // an ext4 in the only partition, and returns the filesystem's byte offset.
 func grubDisk(t *testing.T, root, uuid string) (disk string, offset int64) {
 	t.Helper()
-	const modules = "/usr/lib/grub/i386-pc"
-	needTool(t, "grub-mkimage")
+	needGRUB(t)
 	needTool(t, "qemu-system-x86_64")
-	if !fileExists(modules + "/boot.img") {
-		skipOrFail(t, "this test needs GRUB's modules for BIOS in "+modules+" (package grub-pc-bin)")
-	}
 	dir := t.TempDir()
 	core := filepath.Join(dir, "core.img")
 	run(t, "grub-mkimage", "-O", "i386-pc", "-o", core, "-p", "(hd0,msdos1)/boot/grub",
 		"biosdisk", "part_msdos", "part_gpt", "ext2", "normal", "configfile", "test", "search", "search_fs_uuid",
-		"linux", "boot", "reboot", "serial", "terminal", "loadenv", "echo", "sleep", "true")
+		"linux", "boot", "reboot", "serial", "terminal", "loadenv", "echo", "sleep", "true", "regexp", "chain")
 
 	disk, offset = filepath.Join(dir, "disk"), 1<<20
 	mbr := make([]byte, 512)
-	copy(mbr[:440], readFile(t, modules+"/boot.img"))
+	copy(mbr[:440], readFile(t, grubModuleDir+"/boot.img"))
 	copy(mbr[446:], []byte{0x80, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0x78, 0, 0}) // 2048 +30720
 	mbr[510], mbr[511] = 0x55, 0xaa
 	writeFile(t, disk, string(mbr)+readFile(t, core))
@@ -69,6 +71,19 @@ func grubDisk(t *testing.T, root, uuid string) (disk string, offset int64) {
 	run(t, "mkfs.ext4", "-q", "-U", uuid, "-d", root, "-E", "offset=1048576", disk, "15M")
 	return disk, offset
 }
+
+// systemOf is a copy of the filesystem on a disk of grubDisk.
+func systemOf(t *testing.T, disk string, offset int64) string {
+	t.Helper()
+	system := filepath.Join(t.TempDir(), "system")
+	writeFile(t, system, readFile(t, disk)[offset:])
+	return system
+}
+
+// oldSystem is a grub.cfg that boots a kernel, which says so on the serial port by its
+// command line, and what $root was.
+const oldSystem = "serial --unit=0\nterminal_input serial\nterminal_output serial\nset timeout=0\n" +
+	"menuentry 'old' {\n\tlinux /boot/old OLD SYSTEM BOOTS from $root\n}\n" + stockConfig
 
 // TestEntryInGRUB boots entries by a real GRUB that nobody stands before. The
 // old system says so when it is booted.
@@ -126,8 +141,7 @@ func TestEntryInGRUB(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			root, grub := grubRoot(t)
-			config := "serial --unit=0\nterminal_input serial\nterminal_output serial\nset timeout=0\n" +
-				"menuentry 'old' {\n\techo \"OLD SYSTEM BOOTS\"\n\tsleep 1000\n}\n" + stockConfig
+			config := oldSystem
 			if tc.config != nil {
 				config = tc.config(config)
 			}
@@ -135,6 +149,7 @@ func TestEntryInGRUB(t *testing.T) {
 			writeFile(t, filepath.Join(root, tc.entry.Kernel), string(speakingKernel()))
 			writeFile(t, filepath.Join(root, tc.entry.Initrd), "initrd")
 			writeFile(t, filepath.Join(root, tc.entry.Gate), string(testGate(t, tc.entry.RunID, GateArmed)))
+			writeFile(t, filepath.Join(root, "boot/old"), string(speakingKernel()))
 			if tc.gate != nil {
 				tc.gate(t, filepath.Join(root, tc.entry.Gate))
 			}
@@ -147,13 +162,12 @@ func TestEntryInGRUB(t *testing.T) {
 			checkError(t, grub.SetNextEntry(tc.entry.ID), "")
 			disk, offset := grubDisk(t, root, testEntry().FSUUID)
 
-			m := startVM(t, disk)
+			// An entry that fails may start the machine again.
+			m := startMachine(t, "-drive", "file="+disk+",format=raw,snapshot=off")
 			m.waitSerial(tc.want)
 			m.quit()
 
-			system := filepath.Join(t.TempDir(), "system")
-			writeFile(t, system, readFile(t, disk)[offset:])
-			env, err := ParseEnv([]byte(onDisk(t, system, "/boot/grub/grubenv")))
+			env, err := ParseEnv([]byte(onDisk(t, systemOf(t, disk, offset), "/boot/grub/grubenv")))
 			if err != nil {
 				t.Fatal(err)
 			}

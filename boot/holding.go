@@ -83,7 +83,7 @@ func HoldingCode() ([]byte, error) {
 // another one, a lifeboat's included: what else is on the disk is then half of
 // something.
 func IsHolding(sector0 []byte) bool {
-	if isLifeboat(sector0) {
+	if IsLifeboat(sector0) {
 		return true
 	}
 	title, _, _ := strings.Cut(holdingMessage, "\r")

@@ -50,7 +50,8 @@ const (
 	coreCompressed = 512 + 0x08 // u32
 	coreBootDevice = 512 + 0x18 // three bytes, 0xff: the whole disk
 
-	// coreMax bounds a core in bytes; GRUB loads it from 0x8000 on, below 0x78000.
+	// coreMax bounds a core in bytes: it is loaded from 0x8000 on, and grub-mkimage lets
+	// none end beyond 0x78000.
 	coreMax = 0x60000
 )
 
@@ -169,7 +170,7 @@ func (c *LifeboatCore) Make(script Blocks, coreSector int64) (core, bootSector [
 // LifeboatSector is the first sector that a disk gets while it is being rewritten: the
 // boot code of a lifeboat, and disk signature and partition table of the new image.
 func LifeboatSector(bootSector, newSector0 []byte) ([]byte, error) {
-	if len(bootSector) != SectorBytes || !isLifeboat(bootSector) {
+	if len(bootSector) != SectorBytes || !IsLifeboat(bootSector) {
 		return nil, errors.New("build lifeboat sector: the boot sector is not a lifeboat's")
 	}
 	if len(newSector0) != SectorBytes {
@@ -182,8 +183,8 @@ func LifeboatSector(bootSector, newSector0 []byte) ([]byte, error) {
 	return sector, nil
 }
 
-// isLifeboat tells whether a sector has a lifeboat's boot code.
-func isLifeboat(sector []byte) bool {
+// IsLifeboat tells whether a sector has a lifeboat's boot code.
+func IsLifeboat(sector []byte) bool {
 	return len(sector) >= lifeboatUsedEnd && string(sector[lifeboatMarkAt:][:len(lifeboatMark)]) == lifeboatMark
 }
 

@@ -30,8 +30,11 @@ const LifeboatParameter = "reimager.lifeboat"
 
 // LifeboatScript is what a lifeboat's core runs: it boots the kernel with the initrd,
 // from whichever copies can be read, and starts the machine again where none can. It
-// waits for no key. A kernel whose initrd fails is never booted, and is loaded afresh
-// for the other copy: that frees the memory of the first attempt.
+// waits for no key. A kernel whose initrd fails is never booted.
+//
+// Once a kernel is loaded no other is: GRUB frees the new kernel's command line when it
+// drops the old kernel, and boots it with whatever lies at address 0
+// (grub_linux_unload in grub-core/loader/i386/linux.c, called by grub_loader_set).
 //
 // The text is padded to whole sectors by newlines, so that a block list gives exactly
 // this.
@@ -53,15 +56,13 @@ func LifeboatScript(kernels, initrds [2]Blocks, cmdline []string) (string, error
 		linux.WriteString(" " + grubQuote(parameter))
 	}
 	var text strings.Builder
-	text.WriteString("function lifeboat {\n" +
-		"\tif linux \"$1\"" + linux.String() + "; then\n" +
-		"\t\tif initrd \"$2\"; then\n" +
-		"\t\t\tboot\n" +
-		"\t\tfi\n" +
-		"\tfi\n" +
-		"}\n")
-	for _, pair := range [][2]int{{0, 0}, {1, 1}, {0, 1}, {1, 0}} {
-		fmt.Fprintf(&text, "lifeboat %v %v\n", kernels[pair[0]], initrds[pair[1]])
+	text.WriteString("function lifeboat {\n")
+	for _, i := range initrds {
+		fmt.Fprintf(&text, "\tif initrd %v; then\n\t\tboot\n\tfi\n", i)
+	}
+	text.WriteString("\treboot\n}\n")
+	for _, k := range kernels {
+		fmt.Fprintf(&text, "if linux %v%s; then\n\tlifeboat\nfi\n", k, linux.String())
 	}
 	text.WriteString("reboot\n")
 	pad := sectors(text.Len())*SectorBytes - text.Len()

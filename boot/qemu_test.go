@@ -28,13 +28,18 @@ type vm struct {
 
 func startVM(t *testing.T, disk string) *vm {
 	t.Helper()
+	// -no-reboot ends QEMU when the guest starts the machine again.
+	return startMachine(t, "-no-reboot", "-drive", "file="+disk+",format=raw,snapshot=off")
+}
+
+func startMachine(t *testing.T, args ...string) *vm {
+	t.Helper()
 	qemu := needTool(t, "qemu-system-x86_64")
 	socket := filepath.Join(t.TempDir(), "qmp")
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	cmd := exec.CommandContext(ctx, qemu, "-accel", "tcg", "-m", "64", "-nodefaults", "-vga", "std",
-		"-display", "none", "-serial", "stdio", "-no-reboot",
-		"-qmp", "unix:"+socket+",server=on,wait=on",
-		"-drive", "file="+disk+",format=raw,snapshot=off")
+	cmd := exec.CommandContext(ctx, qemu, append([]string{"-accel", "tcg", "-m", "64", "-nodefaults", "-vga", "std",
+		"-display", "none", "-serial", "stdio",
+		"-qmp", "unix:" + socket + ",server=on,wait=on"}, args...)...)
 	t.Log("reproduce: " + strings.Join(cmd.Args, " "))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()

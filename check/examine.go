@@ -12,6 +12,7 @@ import (
 	"reimager/config"
 	"reimager/disk"
 	"reimager/image"
+	"reimager/lifeboat"
 	"reimager/report"
 	"reimager/retain"
 )
@@ -66,6 +67,9 @@ type Examination struct {
 	Root     *Location           // of the old system
 	Source   *Location           // of the release
 	Machine  config.MachineIdentity
+	Berth    *lifeboat.Berth // nil: there is no lifeboat, or the run decides
+
+	plan *retain.Plan // what is kept; nil: nothing, or it is not known
 }
 
 // Examine finds out what can be known of the running machine before a reboot. It
@@ -80,9 +84,11 @@ func (h Host) examine(ctx context.Context, o Options) *Examination {
 	}
 	x.examineDisk(h)
 	x.examineDrivers(h)
-	x.examineMemory(ctx, h)
+	x.examineRetained(ctx, h)
 	x.examineFirmware(h)
 	x.examineBoot(h, o.Kexec)
+	x.examineLifeboat(h, o)
+	x.examineMemory(h)
 	x.add(judgePower(h.supplies()))
 	x.examineReport(h)
 	if x.Release != nil {
@@ -90,9 +96,6 @@ func (h Host) examine(ctx context.Context, o Options) *Examination {
 		x.add(judgeDowngrade(x.Release.Manifest, last, err, x.Release.Baked.Config.Machine.Downgrade))
 		last, err = h.rehearsed(h.job(x.GRUB))
 		x.add(judgeRehearsal(x.Release, last, err, o.Rehearse))
-		if !o.Rehearse {
-			x.add(judgeLifeboat(x.Release.Baked.Config.PowerCut.Lifeboat))
-		}
 	}
 	x.Results.sort()
 	return x
@@ -203,7 +206,8 @@ func (x *Examination) neededFilesystems(h Host) ([]string, error) {
 	return slices.Compact(need), nil
 }
 
-func (x *Examination) examineMemory(ctx context.Context, h Host) {
+// examineMemory comes after the berth: an image that lies there need not fit into memory.
+func (x *Examination) examineMemory(h Host) {
 	total, err := h.memory("MemTotal")
 	if err != nil {
 		x.add(failed(Memory, err))
@@ -213,14 +217,23 @@ func (x *Examination) examineMemory(ctx context.Context, h Host) {
 		x.add(pass(Memory, "%s there", disk.Size(total)))
 		return
 	}
-	plan, kept := scan(ctx, h.root(""), x.Release)
-	x.add(kept)
 	diskBytes := int64(0)
 	if x.Target != nil {
 		diskBytes = x.Target.Bytes
 	}
-	x.add(judgeMemory(total, neededMemory(x.Release, plan, diskBytes)))
-	if plan == nil {
+	need := neededMemory(x.Release, x.plan, diskBytes)
+	need.Berth = x.Berth != nil
+	x.add(judgeMemory(total, need))
+}
+
+func (x *Examination) examineRetained(ctx context.Context, h Host) {
+	if x.Release == nil {
+		return
+	}
+	var kept Result
+	x.plan, kept = scan(ctx, h.root(""), x.Release)
+	x.add(kept)
+	if x.plan == nil {
 		return
 	}
 	accounts, err := retain.ReadAccounts(h.root(""))
@@ -228,12 +241,12 @@ func (x *Examination) examineMemory(ctx context.Context, h Host) {
 		x.add(failed(Owners, err))
 		return
 	}
-	users, groups := ownerNames(plan, accounts)
+	users, groups := ownerNames(x.plan, accounts)
 	var there map[string]string
 	if s := x.Release.system(); s != nil {
 		there = s.Paths
 	}
-	x.add(judgeSpace(plan, x.Release.Manifest), judgeOwners(x.Release, users, groups), judgeConflicts(keptPaths(plan), there))
+	x.add(judgeSpace(x.plan, x.Release.Manifest), judgeOwners(x.Release, users, groups), judgeConflicts(keptPaths(x.plan), there))
 }
 
 func (x *Examination) examineFirmware(h Host) {

@@ -144,14 +144,6 @@ func judgeRehearsal(r *Release, last *report.Record, err error, rehearse bool) R
 		disk.Size(last.Rehearsal.FreeBytes), (time.Duration(last.Rehearsal.DowntimeSeconds) * time.Second).String())
 }
 
-func judgeLifeboat(rule config.Choice) Result {
-	const text = "a power cut while the disk is written leaves a machine that does not boot"
-	if rule == "off" {
-		return pass(Lifeboat, `power_cut.lifeboat = "off": %s`, text)
-	}
-	return warn(Lifeboat, "", "no lifeboat yet: %s", text)
-}
-
 // reportPlace is where the report file will lie.
 type reportPlace struct {
 	free int64

@@ -84,7 +84,7 @@ func TestReadRelease(t *testing.T) {
 		{"signature that nobody can judge", with(map[string]string{"new.img.bz2.minisig": "untrusted comment: x\n"}), "its initrd trusts no key"},
 		{"no signature", with(map[string]string{"a.initrd": bakedInitrd(t, "6.1.0-1", "")}), "there is no signature new.img.bz2.minisig"},
 		{"compatible named", with(map[string]string{"a.initrd": bakedInitrd(t, "6.1.0-1", "[trust]\nsignature = \"if-present\"\n[machine]\ncompatible = [\"till\"]\n")}), "a bare image does not say"},
-		{"lifeboat required", with(map[string]string{"a.initrd": bakedInitrd(t, "6.1.0-1", "[power_cut]\nlifeboat = \"require\"\n")}), "no lifeboat"},
+		{"lifeboat of no kind", with(map[string]string{"a.initrd": bakedInitrd(t, "6.1.0-1", "[power_cut]\nlifeboat = \"always\"\n")}), "power_cut.lifeboat"},
 		{"somebody else's initrd", with(map[string]string{"a.initrd": otherInitrd(t)}), "not an initrd of imagebuild"},
 	} {
 		dir := t.TempDir()

@@ -102,12 +102,7 @@ func foreign(sector []byte) string {
 
 // fstabSpecs are the devices that the old system's fstab names, swap included.
 func (h Host) fstabSpecs() []string {
-	f, err := os.Open(h.root("etc/fstab"))
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	entries, err := disk.ParseFstab(f)
+	entries, err := h.fstab()
 	if err != nil {
 		return nil
 	}

@@ -101,8 +101,12 @@ type Retain struct {
 
 // PowerCut says what a machine must survive.
 type PowerCut struct {
-	// Lifeboat is "prefer", "require" or "off".
+	// Lifeboat is "prefer" (where there is room for one), "require" (a machine without one
+	// is not armed, and a run without one ends before it writes) or "off".
 	Lifeboat Choice `toml:"lifeboat"`
+	// Berth is the partition of the old system in which the lifeboat lies. Without one
+	// the place is chosen.
+	Berth Device `toml:"berth"`
 }
 
 // Failure says what a failed run does.
@@ -244,9 +248,8 @@ func (c *Config) check() error {
 	choice("failure.before_write", c.Failure.BeforeWrite, "reboot", "hold")
 	choice("failure.after_write", c.Failure.AfterWrite, "retry", "hold")
 
-	if c.PowerCut.Lifeboat == "require" {
-		all = append(all, report.Hint(errors.New(`power_cut.lifeboat = "require": this version has no lifeboat, so a power cut while the disk is written leaves a machine that does not boot`),
-			`use "prefer" if that risk is acceptable`))
+	if c.PowerCut.Lifeboat == "off" && !c.PowerCut.Berth.IsZero() {
+		all = append(all, report.Hint(fmt.Errorf(`power_cut.berth = %q, but power_cut.lifeboat = "off"`, c.PowerCut.Berth), "remove one of them"))
 	}
 	if c.New.LogDir != LogOff && !cleanAbsolute(c.New.LogDir) {
 		all = append(all, fmt.Errorf("new.log_dir = %q: expected an absolute path or %q", c.New.LogDir, LogOff))

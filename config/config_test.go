@@ -179,7 +179,9 @@ func TestParseErrors(t *testing.T) {
 		{"bad disk", "[target]\ndisk = \"first\"\n", "f.toml:2:8:"},
 		{"bad partition", "[new]\nroot = \"partition 0\"\n", "from 1 to 255"},
 		{"bad choice", "[trust]\nsignature = \"never\"\n", "trust.signature"},
-		{"lifeboat", "[power_cut]\nlifeboat = \"require\"\n", "no lifeboat"},
+		{"lifeboat", "[power_cut]\nlifeboat = \"always\"\n", "expected one of"},
+		{"berth without a lifeboat", "[power_cut]\nlifeboat = \"off\"\nberth = \"/dev/sda4\"\n", `but power_cut.lifeboat = "off"`},
+		{"berth", "[power_cut]\nberth = \"sda4\"\n", "expected /dev/NAME"},
 		{"log_dir", "[new]\nlog_dir = \"var/log\"\n", "new.log_dir"},
 		{"mount on root", "[new]\nmounts = { \"/\" = \"partition 1\" }\n", "below /"},
 		{"language", "[console]\nlanguage = \"xx\"\n", `language "xx": expected one of ["de"`},
@@ -253,6 +255,7 @@ func TestJobRoundTripAndIdentity(t *testing.T) {
 		Format: JobFormat, RunID: "ab", Armed: time.Unix(1, 0).UTC(), OldRoot: "u",
 		Image:  JobImage{Source: Source{Device{ByUUID, "x"}, "/new image.bz2"}, Bytes: 5, SHA256: "00"},
 		Target: DiskIdentity{Serial: "s", Bytes: 7, PTUUID: "p"},
+		Boot:   &JobKernel{Kernel: Source{Device{ByUUID, "x"}, "/reimager/vmlinuz"}, Initrd: Source{Device{ByUUID, "x"}, "/reimager/initrd"}, Cmdline: "quiet panic=10"},
 	}
 	text, err := j.Encode()
 	if err != nil {
@@ -265,7 +268,7 @@ func TestJobRoundTripAndIdentity(t *testing.T) {
 	if diff := cmp.Diff(j, got); diff != "" {
 		t.Errorf("ParseJob(Encode) (-want +got):\n%s", diff)
 	}
-	for _, bad := range []string{"", "{}", `{"format":2,"run_id":"a"}`, string(text) + "x", `{"format":1,"x":1}`} {
+	for _, bad := range []string{"", "{}", `{"format":3,"run_id":"a"}`, strings.Replace(string(text), `"format": 3`, `"format": 2`, 1), string(text) + "x", `{"format":1,"x":1}`} {
 		if _, err := ParseJob("job", []byte(bad)); err == nil {
 			t.Errorf("ParseJob(%q) = nil error", bad)
 		}

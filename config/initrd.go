@@ -11,6 +11,9 @@ const (
 	// ProgramPath is reimager itself, for a new system that lacks it; baked where
 	// [report] names a place.
 	ProgramPath = "/usr/lib/reimager/reimager"
+	// GRUB's images for a lifeboat: what lies in its boot sector, and its core.
+	LifeboatBootPath = "/usr/lib/reimager/lifeboat/boot.img"
+	LifeboatCorePath = "/usr/lib/reimager/lifeboat/core.img"
 )
 
 // ReserveBytes is the memory that a run needs beside image and retained files: the

@@ -10,7 +10,7 @@ import (
 )
 
 // JobFormat is the version of the job file that this program writes and reads.
-const JobFormat = 2
+const JobFormat = 3
 
 // Job is what `reimager arm` leaves for the initrd: which image, which disk, where
 // to report. It can only narrow the baked configuration: a machine that does not
@@ -39,6 +39,10 @@ type Job struct {
 	Gate Source `json:"gate"`
 	// WayBack is how the old system boots where the boot loader cannot be relied on.
 	WayBack *JobKernel `json:"way_back,omitempty"`
+	// Boot is what the boot loader starts for this run, without the parameter that names
+	// this job: a lifeboat takes it aboard. nil: the run is not started by a boot loader
+	// that heeds the gate, so there is none.
+	Boot *JobKernel `json:"boot,omitempty"`
 	// Media is there in the job of a stick of `imagebuild media`: no old system has armed
 	// it, and there may be none any more.
 	Media *JobMedia `json:"media,omitempty"`
@@ -95,7 +99,7 @@ func (want MachineIdentity) Differs(found MachineIdentity) string {
 	return ""
 }
 
-// JobKernel is a kernel that can be started without a boot loader.
+// JobKernel is a kernel with its initrd and command line.
 type JobKernel struct {
 	Kernel  Source `json:"kernel"`
 	Initrd  Source `json:"initrd"`

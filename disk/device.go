@@ -33,8 +33,15 @@ func NewDevice(m Medium, path string, bytes int64, sector int) *Device {
 // Open opens a whole disk for writing. It fails when anything on it is mounted
 // or claimed, and never creates a file.
 func Open(path string) (*Device, error) {
-	// O_EXCL without O_CREAT claims a block device: open(2).
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT|unix.O_EXCL|unix.O_NOFOLLOW, 0)
+	return open(path, unix.O_EXCL) // without O_CREAT it claims a block device: open(2)
+}
+
+// OpenShared opens a whole disk for writing although something on it may be mounted: for
+// what surely lies outside of every filesystem.
+func OpenShared(path string) (*Device, error) { return open(path, 0) }
+
+func open(path string, claim int) (*Device, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT|unix.O_NOFOLLOW|claim, 0)
 	if errors.Is(err, unix.EBUSY) {
 		return nil, report.Hint(fmt.Errorf("open %s: something on it is mounted or holds it: %w", path, err), "unmount its filesystems, stop its LVM and RAID sets, swapoff")
 	}

@@ -119,7 +119,7 @@ func TestReadTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(&Table{Kind: "mbr", UUID: "01d05e5e", Entries: mbrEntries()}, got); diff != "" {
+	if diff := cmp.Diff(&Table{Kind: "mbr", UUID: "01d05e5e", Entries: mbrEntries(), EBRs: []int64{4 << 20, 14 << 20}}, got); diff != "" {
 		t.Errorf("ReadTable(mbr) (-want +got):\n%s", diff)
 	}
 	for _, sector := range []int{512, 4096} {
@@ -372,4 +372,26 @@ func FuzzParseFstab(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestProbeSwap(t *testing.T) {
+	for _, tt := range []struct {
+		signature string
+		at        int
+		want      string
+	}{
+		{"SWAPSPACE2", 4086, "swap"},
+		{"SWAPSPACE2", 65526, "swap"}, // pages of 64 KiB
+		{"S1SUSPEND\x00", 4086, Hibernated},
+		{"ULSUSPEND\x00", 4086, Hibernated},
+		{"LINHIB0001", 65526, Hibernated},
+		{"SWAPSPACE1", 4086, ""}, // the kernel uses it no more
+		{"\x00", 4086, ""},       // encrypted by dm-crypt, or no swap
+	} {
+		b := make([]byte, ProbeBytes)
+		copy(b[tt.at:], tt.signature)
+		if got, err := Probe(bytes.NewReader(b)); err != nil || got.Type != tt.want {
+			t.Errorf("Probe of swap with %q at %d = %q, %v; want %q", tt.signature, tt.at, got.Type, err, tt.want)
+		}
+	}
 }

@@ -11,7 +11,7 @@ import (
 
 // Filesystem is what the superblock of a partition says.
 type Filesystem struct {
-	Type  string // as mount(8) names it: ext4, xfs, btrfs, vfat, swap; or crypto_LUKS, LVM2_member, linux_raid_member
+	Type  string // as mount(8) names it: ext4, xfs, btrfs, vfat, swap; or crypto_LUKS, LVM2_member, linux_raid_member, swsuspend
 	UUID  string
 	Label string
 }
@@ -66,7 +66,9 @@ func Probe(r io.ReaderAt) (Filesystem, error) {
 		// Before swap: mkfs.vfat leaves an old swap signature, mkswap clears an old boot sector.
 		return fat(b), nil
 	case hasAt(b, "SWAPSPACE2", 4086, 65526):
-		return Filesystem{Type: "swap", UUID: uuid(b[1036:1052]), Label: cString(b[1052:1068])}, nil
+		return swap(b, "swap"), nil
+	case HibernationSignature(b[4086:]) || HibernationSignature(b[65526:]):
+		return swap(b, Hibernated), nil
 	case string(b[64<<10+64:][:8]) == "_BHRfS_M":
 		sb := b[64<<10:]
 		return Filesystem{Type: "btrfs", UUID: uuid(sb[32:48]), Label: cString(sb[0x12b:][:256])}, nil
@@ -101,6 +103,25 @@ func fat(b []byte) Filesystem {
 		f.Label = l
 	}
 	return f
+}
+
+// Hibernated is the Type of a swap area that holds a hibernated system, as libblkid calls it.
+const Hibernated = "swsuspend"
+
+func swap(b []byte, kind string) Filesystem {
+	return Filesystem{Type: kind, UUID: uuid(b[1036:1052]), Label: cString(b[1052:1068])}
+}
+
+// HibernationSignature tells whether the ten bytes that end the first page of a swap area
+// are what swsusp, its older forms, uswsusp or TuxOnIce write in place of swap's own:
+// kernel/power/swap.c; util-linux, libblkid/src/superblocks/swap.c.
+func HibernationSignature(b []byte) bool {
+	for _, magic := range []string{"S1SUSPEND", "S2SUSPEND", "ULSUSPEND", "LINHIB0001", "\xed\xc3\x02\xe9\x98\x56\xe5\x0c"} {
+		if bytes.HasPrefix(b, []byte(magic)) {
+			return true
+		}
+	}
+	return false
 }
 
 func hasAt(b []byte, magic string, offsets ...int) bool {

@@ -15,6 +15,9 @@ type Table struct {
 	Kind    string // "mbr" or "gpt"
 	UUID    string // of the table, as blkid's PTUUID writes it
 	Entries []Entry
+	// EBRs are the offsets in bytes of the sectors that chain logical partitions
+	// together, whatever is in them: what lies there must not be overwritten.
+	EBRs []int64 `json:",omitempty"`
 }
 
 // Entry is one partition of a table.
@@ -87,6 +90,7 @@ func readMBR(r io.ReaderAt, sector []byte, sectorSize int64) (*Table, error) {
 	ebr := make([]byte, 512)
 	at, number := container.Start, 5
 	for range maxLogical {
+		t.EBRs = append(t.EBRs, at)
 		if _, err := r.ReadAt(ebr, at); err != nil {
 			return t, fmt.Errorf("read EBR at byte %d: %w", at, err)
 		}

@@ -72,7 +72,7 @@ func (p *partition) unallocated(kind string) ([]Extent, error) {
 		return p.xfsFree()
 	case "btrfs":
 		return p.btrfsFree()
-	case "swap", "": // a hibernated swap, or one with rare pages, is known by nobody else
+	case "swap", disk.Hibernated, "": // one with rare pages is known by nobody else
 		return p.swapFree()
 	}
 	return nil, doubtf("free space of %s is not read", kind)

@@ -2,7 +2,8 @@ package filesystem
 
 import (
 	"encoding/binary"
-	"strings"
+
+	"reimager/disk"
 )
 
 // swapFree finds a swap area as the kernel does: by a signature in the last ten
@@ -17,22 +18,11 @@ func (p *partition) swapFree() ([]Extent, error) {
 		switch signature := string(head[page-10:]); {
 		case signature == "SWAPSPACE2":
 			return p.swapPages(head)
-		case hibernated(signature):
+		case disk.HibernationSignature(head[page-10:]):
 			return nil, doubtf("swap holds a hibernated system")
 		}
 	}
 	return nil, doubtf("no filesystem that is known")
-}
-
-// hibernated knows the signatures of swsusp, its older forms, uswsusp and TuxOnIce
-// (kernel/power/swap.c; util-linux, libblkid/src/superblocks/swap.c).
-func hibernated(signature string) bool {
-	for _, s := range []string{"S1SUSPEND", "S2SUSPEND", "ULSUSPEND", "LINHIB0001", "\xed\xc3\x02\xe9\x98\x56\xe5\x0c"} {
-		if strings.HasPrefix(signature, s) {
-			return true
-		}
-	}
-	return false
 }
 
 func (p *partition) swapPages(head []byte) ([]Extent, error) {

@@ -70,6 +70,7 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"sectors", `"sector_size": 512`, `"sector_size": 520`, "expected 512 or 4096"},
 		{"raw size", `"raw_bytes": 16777216`, `"raw_bytes": 16777217`, "whole number of sectors"},
 		{"small disk", `"min_bytes": 16777216`, `"min_bytes": 16777215`, "at least the image's"},
+		{"partition outside", `"start": 5242880`, `"start": 6291457`, "partition 2 of 10485760 bytes at 6291457 is not on a disk of 16777216"},
 		{"type", `"counter": 42`, `"counter": "42"`, "counter"},
 		{"garbage", "\n}\n", "\n}\n{}", "something follows"},
 		{"cut", "\n}\n", "", "unexpected EOF"},

@@ -70,6 +70,19 @@ type Disk struct {
 	SectorSize int      `json:"sector_size"` // logical, in bytes
 	Table      string   `json:"table"`       // "mbr" or "gpt"
 	Firmware   []string `json:"firmware"`    // what can boot it: "bios", "uefi"
+	// Partitions are those of the table; none: nobody looked.
+	Partitions []Partition `json:"partitions,omitempty"`
+	// EBRs are where the sectors lie that chain an MBR's logical partitions together, in bytes.
+	EBRs []int64 `json:"ebrs,omitempty"`
+}
+
+// Partition is an entry of the image's partition table.
+type Partition struct {
+	Number   int    `json:"partition"`
+	Start    int64  `json:"start"` // bytes
+	Bytes    int64  `json:"bytes"`
+	Type     string `json:"type"`               // MBR: two hexadecimal digits; GPT: the type's GUID
+	Extended bool   `json:"extended,omitempty"` // an MBR container of logical partitions
 }
 
 // MemoryNeed is the RAM that a run needs, in bytes, without what is retained.
@@ -180,6 +193,11 @@ func (m *Manifest) check() error {
 	}
 	if m.Disk.MinBytes < m.Image.RawBytes {
 		all = append(all, fmt.Errorf("disk.min_bytes = %d: expected at least the image's %d", m.Disk.MinBytes, m.Image.RawBytes))
+	}
+	for _, p := range m.Disk.Partitions {
+		if p.Number < 1 || p.Start < 0 || p.Bytes < 0 || !p.Extended && p.Start > m.Disk.MinBytes-p.Bytes {
+			all = append(all, fmt.Errorf("disk.partitions: partition %d of %d bytes at %d is not on a disk of %d", p.Number, p.Bytes, p.Start, m.Disk.MinBytes))
+		}
 	}
 	return errors.Join(all...)
 }

@@ -89,6 +89,7 @@ func try(args ...string) (status int, stdout, stderr string) {
 
 func TestInitrd(t *testing.T) {
 	s := newSite(t)
+	s.configure(t, "off")
 	status, out, errs := try(s.args()...)
 	if status != cli.Done || !strings.Contains(out, "kernel 6.1.0-test: 3 modules") {
 		t.Fatalf("imagebuild = %d\n%s%s", status, out, errs)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -27,9 +28,9 @@ import (
 
 // initrdOptions are the options of imagebuild initrd.
 type initrdOptions struct {
-	config, list, modules, init, reimager, output string
-	compress                                      string
-	keys, includes                                []string
+	config, list, modules, init, reimager, grub, output string
+	compress                                            string
+	keys, includes                                      []string
 }
 
 func initrdCommand() *cobra.Command {
@@ -41,6 +42,11 @@ func initrdCommand() *cobra.Command {
 its configuration, the retention list, the trusted keys, and the kernel modules
 that the configuration asks for with all that they depend on. Modules are
 resolved here, so that a missing one is found here, and stored decompressed.
+
+Unless the configuration says lifeboat = "off", GRUB's images for BIOS are made here
+(grub-mkimage) and baked, by which a machine boots again after a power cut while its
+disk is written. Where this host has no GRUB there is a warning instead; with lifeboat =
+"require" it is an error.
 
 The same input gives the same bytes. The output appears whole or not at all.`,
 		Example: `  imagebuild initrd --config reimager.toml --retain retentionlist.txt \
@@ -54,7 +60,7 @@ The same input gives the same bytes. The output appears whole or not at all.`,
 					return cli.Usagef("--%s is missing; see %s --help", name, c.CommandPath())
 				}
 			}
-			return bakeInitrd(o, c.OutOrStdout())
+			return bakeInitrd(c.Context(), o, c.OutOrStdout())
 		},
 	}
 	f := c.Flags()
@@ -65,12 +71,13 @@ The same input gives the same bytes. The output appears whole or not at all.`,
 	f.StringArrayVar(&o.includes, "include", nil, "HOSTPATH[:PATH]: a file or folder of this host, a program with its libraries; may be given several times")
 	f.StringVar(&o.init, "init", "", "the static /init (default: init beside imagebuild)")
 	f.StringVar(&o.reimager, "reimager", "", "the static reimager, baked where [report] names a place, for a new system that lacks it (default: reimager beside imagebuild)")
+	f.StringVar(&o.grub, "grub", "", "the folder with GRUB's boot.img and modules for i386-pc (default: "+defaultGRUB+")")
 	f.StringVar(&o.compress, "compress", string(initramfs.Gzip), "gzip, or zstd for kernels from 5.9 on")
 	f.StringVarP(&o.output, "output", "o", "", "where to write the initrd")
 	return c
 }
 
-func bakeInitrd(o initrdOptions, out io.Writer) error {
+func bakeInitrd(ctx context.Context, o initrdOptions, out io.Writer) error {
 	a := initramfs.New()
 	c, err := bakeConfig(a, o)
 	if err != nil {
@@ -89,6 +96,9 @@ func bakeInitrd(o initrdOptions, out io.Writer) error {
 		return err
 	}
 	if err := bakeModules(a, wanted, o.modules, out); err != nil {
+		return err
+	}
+	if err := bakeLifeboat(ctx, a, c.PowerCut.Lifeboat, o.grub, out); err != nil {
 		return err
 	}
 	for _, spec := range o.includes {

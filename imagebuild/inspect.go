@@ -20,14 +20,15 @@ import (
 
 // inside is what imagebuild inspect shows, and its JSON.
 type inside struct {
-	Kernel  string       `json:"kernel"`
-	Modules []string     `json:"modules"`
-	First   []string     `json:"modules_loaded_first"`
-	BuiltIn []string     `json:"modules_built_in,omitempty"`
-	Config  string       `json:"config"`
-	Retain  []string     `json:"retain"`
-	Keys    []insideKey  `json:"keys"`
-	Files   []insideFile `json:"files"`
+	Kernel   string       `json:"kernel"`
+	Modules  []string     `json:"modules"`
+	First    []string     `json:"modules_loaded_first"`
+	BuiltIn  []string     `json:"modules_built_in,omitempty"`
+	Lifeboat bool         `json:"lifeboat"`
+	Config   string       `json:"config"`
+	Retain   []string     `json:"retain"`
+	Keys     []insideKey  `json:"keys"`
+	Files    []insideFile `json:"files"`
 }
 
 type insideKey struct {
@@ -82,7 +83,7 @@ func look(name string) (*inside, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &inside{Keys: []insideKey{}, Kernel: read.Index.Kernel, First: read.Index.First}
+	in := &inside{Keys: []insideKey{}, Kernel: read.Index.Kernel, First: read.Index.First, Lifeboat: read.Lifeboat != nil}
 	for _, k := range read.Keys {
 		in.Keys = append(in.Keys, insideKey{k.Name, k.ID()})
 	}
@@ -131,6 +132,11 @@ func (in *inside) print(w io.Writer) error {
 	if len(in.BuiltIn) > 0 {
 		fmt.Fprintf(w, "built in  %s\n", strings.Join(in.BuiltIn, " "))
 	}
+	lifeboat := "none"
+	if in.Lifeboat {
+		lifeboat = "GRUB for BIOS"
+	}
+	fmt.Fprintf(w, "lifeboat  %s\n", lifeboat)
 	for _, k := range in.Keys {
 		fmt.Fprintf(w, "key       %s (%s)\n", k.ID, k.Name)
 	}

@@ -37,7 +37,7 @@ all that lies outside filesystems is mapped whole.
 
 An image that is compressed already (bzip2, zstd, gzip, xz) is taken byte for byte.
 
-zst is some 9% smaller than bzip2 -9 and is decoded faster. bz2 is some 5% larger
+zst is 4 to 9% smaller than bzip2 -9 and is decoded faster. bz2 is some 5% larger
 than what bzip2 -9 or lbzip2 -9 make of the same disk; an image that one of these has
 made is taken as it is. Each processor takes up to 130 MiB of memory.`,
 		Example: `  imagebuild pack disk.img -o release/ --name kiosk --version 13.1 \

@@ -99,7 +99,11 @@ func (s *supervisor) show(m message) {
 	case PhaseGather:
 		s.page.PowerCut(screen.OldSystem)
 	case PhaseCastOff:
-		s.page.PowerCut(screen.Harm)
+		if s.pulse.aboard {
+			s.page.PowerCut(screen.CarryOn)
+		} else {
+			s.page.PowerCut(screen.Harm)
+		}
 	}
 }
 
@@ -133,6 +137,8 @@ func holdScene(e Ending) screen.Scene {
 	switch {
 	case e.Phase != PhaseCastOff:
 		return screen.HoldUntouched
+	case e.Aboard:
+		return screen.HoldAboard
 	case e.Failure != nil && e.Failure.Stage == "restore":
 		return screen.HoldRestore
 	}

@@ -27,6 +27,12 @@ type Ending struct {
 	Over     *Over    // the run was not done, or not again
 	// Rehearsed says that all was done that comes before casting off, and passed.
 	Rehearsed bool
+	// Boarded says that the lifeboat is complete, and that the old system's boot loader
+	// will start it.
+	Boarded bool
+	// Aboard says that this start is the lifeboat's: a reset comes back here once the old
+	// system is gone, and leads to that before.
+	Aboard bool
 	// Media says that the machine was started from a stick: what is on its disk may not
 	// boot, and a reboot may come back here.
 	Media bool
@@ -69,10 +75,11 @@ const (
 	TryAgain               // write once more from RAM
 	Hold                   // stop and say what to do
 	GoOn                   // boot the new system
+	Embark                 // have the old system's boot loader start the lifeboat
 )
 
 func (a Action) String() string {
-	return [...]string{"boot the old system", "write again", "hold", "boot the new system"}[a]
+	return [...]string{"boot the old system", "write again", "hold", "boot the new system", "start the lifeboat"}[a]
 }
 
 // maxAttempts is how often a disk is written before it counts as broken.
@@ -83,7 +90,9 @@ const maxAttempts = 3
 // image in RAM can save the machine, so it is never left by a reboot: it tries
 // again, and then holds, with image and retained files still in RAM. A stick has no old
 // system to go back to: it holds where another run would go back. A run that is over
-// leads to the system that it has left, and a machine that knows no way there holds.
+// leads to the system that it has left, and a machine that knows no way there holds. A
+// lifeboat that does not get so far as to know what is on the disk restarts: sector 0
+// decides.
 func decide(c config.Failure, e Ending) Action {
 	failed := e.Failure != nil || e.Crash != ""
 	switch {
@@ -94,11 +103,15 @@ func decide(c config.Failure, e Ending) Action {
 			return TryAgain
 		}
 		return Hold
+	case e.Boarded:
+		return Embark
 	case e.Over != nil && e.Over.Leave == Stay:
 		return Hold
 	case e.Over != nil && e.Over.New:
 		return GoOn
 	case e.Over != nil || e.Rehearsed || e.Failure != nil && e.Failure.Back:
+		return GoBack
+	case e.Aboard && e.Phase == PhaseWake:
 		return GoBack
 	case failed && c.BeforeWrite == "hold":
 		return Hold
@@ -139,6 +152,14 @@ func holdText(e Ending) []string {
 		return []string{
 			"THE MACHINE HOLDS: the reimage failed before anything was changed.",
 			"Switch it off and on again: it boots its old system.",
+		}
+	}
+	if e.Aboard {
+		return []string{
+			"THE MACHINE HOLDS: the new system could not be written completely.",
+			"Switching it off does no harm: the image and the machine's own files lie on its disk,",
+			"as far as that can be read, and each start tries again. Note the error above, look",
+			"after the disk and its cable, and call whoever looks after this machine.",
 		}
 	}
 	if e.Failure != nil && e.Failure.Stage == "restore" {

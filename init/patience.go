@@ -21,6 +21,8 @@ type pulse struct {
 	last  time.Time
 	phase Phase
 	held  bool // the machine holds, for somebody to look at
+	// aboard says that a reset does no harm at any time.
+	aboard bool
 }
 
 // beat notes progress.
@@ -57,7 +59,7 @@ func (p *pulse) hold() {
 func (p *pulse) silent(now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.held || p.phase == PhaseCastOff || p.phase == PhaseLanded {
+	if p.held || p.phase == PhaseCastOff && !p.aboard || p.phase == PhaseLanded {
 		return 0
 	}
 	return now.Sub(p.last)

@@ -18,7 +18,8 @@ type message struct {
 	Event     *report.Event `json:"event,omitempty"`
 	Over      *Over         `json:"over,omitempty"`
 	Rehearsed bool          `json:"rehearsed,omitempty"`
-	Alive     bool          `json:"alive,omitempty"` // something moves
+	Boarded   bool          `json:"boarded,omitempty"` // the lifeboat is to be started
+	Alive     bool          `json:"alive,omitempty"`   // something moves
 }
 
 // messagePipe is the file descriptor that a worker finds its pipe on.
@@ -58,8 +59,9 @@ func hear(pipe *os.File, e *Ending, show func(message)) {
 			e.Over = m.Over
 		}
 		e.Rehearsed = e.Rehearsed || m.Rehearsed
+		e.Boarded = e.Boarded || m.Boarded
 		show(m)
-		if m.Failed != nil || m.Over != nil || m.Rehearsed || m.Phase == PhaseLanded {
+		if m.Failed != nil || m.Over != nil || m.Rehearsed || m.Boarded || m.Phase == PhaseLanded {
 			return
 		}
 	}

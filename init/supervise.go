@@ -73,6 +73,9 @@ func supervise() {
 		go s.openShell(tty, true)
 	}
 	go s.reap()
+	if p, err := stages.ReadParameters(); err == nil {
+		s.pulse.aboard = p.Lifeboat != ""
+	}
 	s.pulse.beat(PhaseWake)
 	if s.config.Machine.Watchdog != "off" {
 		go s.watch()
@@ -107,7 +110,7 @@ func bootTime() time.Time { return time.Now().Add(-sinceBoot()) }
 func (s *supervisor) run() {
 	e := Ending{Phase: PhaseWake, Attempts: 1}
 	if p, err := stages.ReadParameters(); err == nil {
-		e.Media = p.Media
+		e.Media, e.Aboard = p.Media, p.Lifeboat != ""
 	}
 	job := jobGather
 	for {
@@ -120,11 +123,15 @@ func (s *supervisor) run() {
 			if e.Over == nil {
 				s.undo(e, action)
 			}
+			if e.Aboard && e.Phase == PhaseWake {
+				s.report.Printf("The machine restarts in %s; its disk decides what it starts.", astray)
+				time.Sleep(astray)
+			}
 			s.leave(e)
 		case TryAgain:
 			e.Attempts++
 			job = jobResume
-		case GoOn:
+		case GoOn, Embark:
 			s.leave(e)
 		case Hold:
 			if e.Phase != PhaseCastOff && e.Over == nil {
@@ -137,6 +144,10 @@ func (s *supervisor) run() {
 		}
 	}
 }
+
+// astray is how long a lifeboat waits that could not find out what is on the disk, before
+// it restarts: it may come back here again and again.
+const astray = time.Minute
 
 // undoTime bounds the way back: a machine that hangs while it reports is worse
 // than one without a report.

@@ -80,6 +80,9 @@ func reimage(r *stages.Run, pipe *os.File) error {
 	if err := wakeUp(ctx, r); err != nil {
 		return err
 	}
+	if stages.FromLifeboat() {
+		return sail(ctx, r, pipe)
+	}
 	begun, err := r.Begin(ctx)
 	var over *stages.OverError
 	if errors.As(err, &over) {
@@ -95,7 +98,41 @@ func reimage(r *stages.Run, pipe *os.File) error {
 	if err != nil {
 		return err
 	}
+	boarded, err := r.Board(ctx, gathered, begun)
+	if err != nil {
+		return err
+	}
+	if boarded != nil {
+		return say(pipe, message{Boarded: true})
+	}
 	if begun.Rehearse() {
+		return rehearse(ctx, r, pipe, gathered)
+	}
+	return finish(ctx, r, pipe, gathered)
+}
+
+// sail goes on from the lifeboat: for the first time, while the old system is there, or
+// after a power cut.
+func sail(ctx context.Context, r *stages.Run, pipe *os.File) error {
+	aboard, err := r.FindLifeboat(ctx)
+	if err != nil && r.CastOffBefore() {
+		err = errors.Join(err, say(pipe, message{Phase: PhaseCastOff}))
+	}
+	if err != nil {
+		return err
+	}
+	phase := PhaseGather
+	if aboard.Gone() {
+		phase = PhaseCastOff
+	}
+	if err := say(pipe, message{Phase: phase}); err != nil {
+		return err
+	}
+	gathered, err := r.GoAboard(ctx, aboard)
+	if err != nil {
+		return err
+	}
+	if aboard.Rehearse() {
 		return rehearse(ctx, r, pipe, gathered)
 	}
 	return finish(ctx, r, pipe, gathered)
@@ -139,6 +176,10 @@ func resume(r *stages.Run, pipe *os.File) error {
 		return err
 	}
 	gathered, err := r.Resume(ctx)
+	if errors.Is(err, os.ErrNotExist) && stages.FromLifeboat() {
+		// The worker before has not come so far as to have it all in memory.
+		return sail(ctx, r, pipe)
+	}
 	if err != nil {
 		return err
 	}

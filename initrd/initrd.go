@@ -28,6 +28,8 @@ type Initrd struct {
 	List    retain.List
 	Keys    []image.Key
 	Index   *kmod.Index
+	// Lifeboat is the GRUB that a lifeboat boots by; nil: the initrd has none.
+	Lifeboat *boot.LifeboatCore
 	// RawBytes is how much memory its files take.
 	RawBytes int64
 }
@@ -70,6 +72,9 @@ func (in *Initrd) read() error {
 	if in.Index, err = kmod.DecodeIndex(bytes.NewReader(text)); err != nil {
 		return err
 	}
+	if err := in.readLifeboat(); err != nil {
+		return err
+	}
 	for _, name := range in.Archive.Names() {
 		content, err := in.Archive.Content(name)
 		if err != nil {
@@ -85,6 +90,25 @@ func (in *Initrd) read() error {
 		}
 	}
 	return nil
+}
+
+func (in *Initrd) readLifeboat() error {
+	bootImg, err := in.Archive.Content(config.LifeboatBootPath)
+	if errors.Is(err, initramfs.ErrNotThere) {
+		if in.Config.PowerCut.Lifeboat == "require" {
+			return report.Hint(errors.New(`power_cut.lifeboat = "require", but this initrd has no lifeboat`), "build it anew with imagebuild initrd, on a host with grub-common and grub-pc-bin")
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	coreImg, err := in.Archive.Content(config.LifeboatCorePath)
+	if err != nil {
+		return err
+	}
+	in.Lifeboat, err = boot.ParseLifeboatCore(bootImg, coreImg)
+	return err
 }
 
 // CheckKernel makes sure that its modules are for the kernel: any other would boot

@@ -14,7 +14,6 @@ import (
 	"reimager/imaging"
 )
 
-const mib = 1 << 20
 
 // berthed is a lifeboat whose archive takes several pieces, on an otherwise full disk.
 func berthed(t *testing.T, archive []byte) (*simdisk.Disk, *Boat) {

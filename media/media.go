@@ -207,7 +207,7 @@ func (m *maker) addJob() error {
 		job.Media.Keep, m.Kept = keep, keep.Files
 	}
 	if m.Unattended {
-		gate, err := boot.Gate(m.RunID, boot.GateArmed)
+		gate, err := boot.Gate(m.RunID, boot.GateArmed, 0)
 		if err != nil {
 			return err
 		}

@@ -313,7 +313,10 @@ func (c *cancellable) Read(p []byte) (int, error) {
 
 // addFacts describes the new system, and what it needs of a machine.
 func (p *packer) addFacts(ctx context.Context) (err error) {
-	p.manifest.Disk = image.Disk{MinBytes: p.size, SectorSize: p.layout.sectorSize, Table: p.layout.table.Kind, Firmware: p.layout.firmware}
+	p.manifest.Disk = image.Disk{MinBytes: p.size, SectorSize: p.layout.sectorSize, Table: p.layout.table.Kind, Firmware: p.layout.firmware, EBRs: p.layout.table.EBRs}
+	for _, e := range p.layout.table.Entries {
+		p.manifest.Disk.Partitions = append(p.manifest.Disk.Partitions, image.Partition{Number: e.Number, Start: e.Start, Bytes: e.Bytes, Type: e.Type, Extended: e.Extended})
+	}
 	p.manifest.Memory.Bytes = p.manifest.Image.Bytes + p.manifest.Map.Bytes + p.initrdRAM + config.ReserveBytes + config.KernelBytes
 	p.manifest.System, err = p.facts(ctx)
 	return err

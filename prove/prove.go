@@ -244,7 +244,7 @@ func (r *run) buildDisk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	gate, err := boot.Gate(r.job.RunID, boot.GateArmed)
+	gate, err := boot.Gate(r.job.RunID, boot.GateArmed, 0)
 	if err != nil {
 		return err
 	}

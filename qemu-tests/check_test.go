@@ -107,7 +107,11 @@ reimager check --json > /kiosk/link.json; mv /boot/grub/good /boot/grub/grubenv
 		!strings.Contains(job.WayBack.Cmdline, "root="+root) || strings.Contains(job.WayBack.Cmdline, "BOOT_IMAGE") {
 		t.Errorf("job: %+v, way back %+v", job, job.WayBack)
 	}
-	if gate := string(logFile(t, k, "/gate")); len(gate) != 1024 || !strings.Contains(gate, "reimager_gate=armed\nreimager_run="+job.RunID+"\n") {
+	if job.Boot == nil || job.Boot.Kernel.String() != boot+":/reimager/kernel" || job.Boot.Initrd.String() != boot+":/reimager/initrd" ||
+		!strings.Contains(job.Boot.Cmdline, "panic=10") || strings.Contains(job.Boot.Cmdline, "reimager.job") {
+		t.Errorf("job: boot %+v", job.Boot)
+	}
+	if gate := string(logFile(t, k, "/gate")); len(gate) != 1024 || !strings.Contains(gate, "reimager_gate=armed\nreimager_berth=0x0000000000000000\nreimager_run="+job.RunID+"\n") {
 		t.Errorf("gate: %q", gate)
 	}
 	for p, was := range before {

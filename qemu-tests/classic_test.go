@@ -88,7 +88,7 @@ func expectRetained(k *scenario.Kiosk, want, old map[string]lab.Entry, partition
 		keep(f.Path)
 	}
 	for path := range old {
-		if path == "etc/machine-id" || path == "etc/hostname" || strings.HasPrefix(path, "etc/ssh/ssh_host_") {
+		if path == "etc/machine-id" || path == "etc/hostname" || path == scenario.VaultFile || strings.HasPrefix(path, "etc/ssh/ssh_host_") {
 			keep(path)
 		}
 	}

@@ -216,7 +216,7 @@ func buildFaultyOld(t *testing.T, path, release string) (job string) {
 	}
 	text, err := j.Encode()
 	must(t, err)
-	gate, err := boot.Gate(run, boot.GateArmed)
+	gate, err := boot.Gate(run, boot.GateArmed, 0)
 	must(t, err)
 	spec.Partitions[0].Tree = lab.Tree{lab.Text("reimager/job.json", 0o600, string(text)), lab.Text("reimager/gate", 0o600, string(gate))}
 	key := lab.Text("etc/kiosk/keys/client.key", 0o600, "the till's own\n")

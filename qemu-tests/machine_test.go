@@ -178,16 +178,21 @@ func rebake(t *testing.T, k *scenario.Kiosk, config string, flags ...string) {
 // tree reads a partition's files.
 func tree(t *testing.T, disk string, partition int) map[string]lab.Entry {
 	t.Helper()
-	entries, err := lab.ReadTree(withTimeout(t), disk, partition)
+	files, err := readTree(withTimeout(t), disk, partition)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return files
+}
+
+func readTree(ctx context.Context, disk string, partition int) (map[string]lab.Entry, error) {
+	entries, err := lab.ReadTree(ctx, disk, partition)
 	all := map[string]lab.Entry{}
 	for _, e := range entries {
 		e.Links = 0 // a directory's count follows its content
 		all[e.Path] = e
 	}
-	return all
+	return all, err
 }
 
 // edit mounts a partition of a disk and lets change it.

@@ -173,7 +173,7 @@ func stickJob(t *testing.T, stick string) *config.Job {
 
 func checkStickGate(t *testing.T, stick string, want boot.GateState) {
 	t.Helper()
-	if got, err := boot.ReadGate(stickJob(t, stick).RunID, stickFile(t, stick, "/reimager/gate")); got != want || err != nil {
+	if got, _, err := boot.ReadGate(stickJob(t, stick).RunID, stickFile(t, stick, "/reimager/gate")); got != want || err != nil {
 		t.Errorf("gate of %s: %q, %v; want %q", filepath.Base(stick), got, err, want)
 	}
 }

@@ -2,13 +2,17 @@ package qemutests
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"reimager/qemu-tests/scenario"
@@ -91,6 +95,56 @@ func TestWriteToDisks(t *testing.T) {
 	}
 }
 
+// peak runs a program that has to succeed, and returns the memory that it has had at
+// most, in MiB.
+func peak(t *testing.T, name string, args ...string) int64 {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10
+}
+
+// Packing and writing take no more memory for a larger image: on two processors at
+// most 512 and 128 MiB.
+func TestMemoryOfPackAndWrite(t *testing.T) {
+	t.Parallel()
+	reimager, err := scenario.Program("reimager")
+	must(t, err)
+	imagebuild, err := scenario.Program("imagebuild")
+	must(t, err)
+	const size = 64 << 20
+	img := filepath.Join(t.TempDir(), "large.img")
+	f, err := os.Create(img)
+	must(t, err)
+	// By pieces: a child's peak is at least what its parent holds when it starts it.
+	r := rand.New(rand.NewPCG(1, 2))
+	for piece, n := make([]byte, 1<<20), 0; n < size; n += len(piece) {
+		for i := 0; i < len(piece); i += 16 { // half of it compresses
+			binary.LittleEndian.PutUint64(piece[i:], r.Uint64())
+		}
+		_, err = f.Write(piece)
+		must(t, err)
+	}
+	boot := make([]byte, 512)
+	boot[510], boot[511] = 0x55, 0xaa
+	_, err = f.WriteAt(boot, 0)
+	must(t, errors.Join(err, f.Close()))
+	disk := filepath.Join(t.TempDir(), "disk")
+	for _, format := range []string{"zst", "bz2"} {
+		release := filepath.Join(t.TempDir(), "release")
+		packing := peak(t, imagebuild, "pack", img, "-o", release, "--format", format, "--workers", "2")
+		must(t, os.WriteFile(disk, nil, 0o600))
+		must(t, os.Truncate(disk, size))
+		writing := peak(t, reimager, "write", release, disk, "--yes", "--workers", "2")
+		t.Logf("%s: pack %d MiB, write %d MiB", format, packing, writing)
+		if packing > 512 || writing > 128 {
+			t.Errorf("%s: pack takes %d MiB, write %d MiB; want at most 512 and 128", format, packing, writing)
+		}
+	}
+}
+
 func TestWriteRefusesDisksInUse(t *testing.T) {
 	t.Parallel()
 	reimager, err := scenario.Program("reimager")
@@ -127,6 +181,48 @@ func TestWriteRefusesDisksInUse(t *testing.T) {
 	must(t, err)
 	defer holder.Close()
 	refused("claimed", fmt.Sprintf("process %d", os.Getpid()))
+}
+
+// What the image does not need is told to the disk, and only that: here a loop device,
+// whose file gets a hole.
+func TestWriteDiscards(t *testing.T) {
+	t.Parallel()
+	reimager, err := scenario.Program("reimager")
+	must(t, err)
+	img, content := sampleImage(t, 10<<20)
+	device, file := loop(t, 12<<20, "--direct-io=on")
+	for _, unmapped := range []string{"leave", "discard"} {
+		old := bytes.Repeat([]byte("old "), 12<<20/4)
+		must(t, os.WriteFile(file, old, 0o600))
+		ok(t, reimager, "write", img, device, "--yes", "--unmapped", unmapped)
+		got, err := os.ReadFile(file)
+		must(t, err)
+		want := bytes.Clone(old[len(content):])
+		if unmapped == "discard" {
+			clear(want[:len(want)-512]) // the last sector is held back: a GPT may end there
+		}
+		if !bytes.Equal(got[:len(content)], content) || !bytes.Equal(got[len(content):], want) {
+			t.Errorf("--unmapped %s: the device holds something else", unmapped)
+		}
+	}
+}
+
+// A file in the place of a disk for which there is no room: the sector is named.
+func TestWriteNamesTheSectorThatHasNoRoom(t *testing.T) {
+	t.Parallel()
+	reimager, err := scenario.Program("reimager")
+	must(t, err)
+	img, content := sampleImage(t, 24<<20)
+	dir := t.TempDir()
+	ok(t, "mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", dir)
+	t.Cleanup(func() { ok(t, "umount", dir) })
+	file := filepath.Join(dir, "disk")
+	must(t, os.WriteFile(file, nil, 0o600))
+	must(t, os.Truncate(file, int64(len(content))))
+	out, err := command(t, reimager, "write", img, file, "--yes")
+	if err == nil || !regexp.MustCompile(`write .*/disk: sector \d+: no space left on device`).MatchString(out) {
+		t.Errorf("write: %v\n%s\nwant an error that names a sector", err, out)
+	}
 }
 
 // A disk that fails from some sector on: the sector is named, and what the disk holds

@@ -176,6 +176,9 @@ func announce(x *check.Examination, out io.Writer) {
 		fmt.Fprintf(out, "release %s, counter %d, %s\n", m, m.Counter, signed)
 	}
 	fmt.Fprintf(out, "target  %s\nimage   %s, %s\n", x.Target, x.Release.Image, disk.Size(x.Release.ImageBytes))
+	if x.Berth != nil {
+		fmt.Fprintf(out, "berth   %s in %s; a power cut is survived\n", disk.Size(x.Berth.Bytes), x.Berth.Where)
+	}
 }
 
 // lock keeps two commands from editing the boot configuration at once. The lock
@@ -209,7 +212,8 @@ func kept() []string {
 // stand still; before the disk is written it comes back in its old system.
 const panicSeconds = 10
 
-func kernelParameters(job config.Source) ([]string, error) {
+// kernelParameters are those of the run, but for the one that names its job.
+func kernelParameters() ([]string, error) {
 	text, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return nil, fmt.Errorf("read kernel command line: %w", err)
@@ -223,8 +227,10 @@ func kernelParameters(job config.Source) ([]string, error) {
 			}
 		}
 	}
-	return append(parameters, stages.JobParameter+"="+job.String()), nil
+	return parameters, nil
 }
+
+func jobParameter(job config.Source) string { return stages.JobParameter + "=" + job.String() }
 
 // restart reboots the machine the way its init wants it.
 func restart() error {

@@ -58,21 +58,45 @@ func install(grub *boot.GRUB, r *check.Release, job *config.Job, kexec bool) err
 	if err := writeGate(job, folder); err != nil {
 		return err
 	}
+	cmdline, err := kernelParameters()
+	if err != nil {
+		return err
+	}
+	if !kexec {
+		if job.Boot, err = gatedBoot(grub, kernel, initrd, cmdline); err != nil {
+			return err
+		}
+	}
 	source, err := writeJob(job, folder)
 	if err != nil {
 		return err
 	}
+	cmdline = append(cmdline, jobParameter(source))
 	if err := boot.Settle(folder, boot.SelfGuard(thawGuard)); err != nil {
-		return err
-	}
-	cmdline, err := kernelParameters(source)
-	if err != nil {
 		return err
 	}
 	if kexec {
 		return loadKexec(kernel, initrd, cmdline)
 	}
 	return installEntry(grub, folder, job.RunID, cmdline)
+}
+
+// gatedBoot says what GRUB starts for the run, for the job. It is nil for a boot loader
+// entry: that has no gate, by which GRUB would prove a lifeboat.
+func gatedBoot(grub *boot.GRUB, kernel, initrd string, cmdline []string) (*config.JobKernel, error) {
+	bls, err := grub.ReadsBLS()
+	if err != nil || bls {
+		return nil, err
+	}
+	k, err := check.Locate(kernel)
+	if err != nil {
+		return nil, err
+	}
+	i, err := check.Locate(initrd)
+	if err != nil {
+		return nil, err
+	}
+	return &config.JobKernel{Kernel: k.Source(), Initrd: i.Source(), Cmdline: strings.Join(cmdline, " ")}, nil
 }
 
 // writeJob leaves the job, and says where the initrd finds it.
@@ -97,7 +121,7 @@ const gateName = "gate"
 
 // writeGate leaves the gate, armed, and names it in the job.
 func writeGate(job *config.Job, folder string) error {
-	block, err := boot.Gate(job.RunID, boot.GateArmed)
+	block, err := boot.Gate(job.RunID, boot.GateArmed, 0)
 	if err != nil {
 		return err
 	}
@@ -132,11 +156,11 @@ func checkEntry(grub *boot.GRUB, runID string) error {
 	at.Path = filepath.Join(at.Path, filepath.Base(folder))
 	job := at.Source()
 	job.Path = filepath.Join(job.Path, jobName)
-	cmdline, err := kernelParameters(job)
+	cmdline, err := kernelParameters()
 	if err != nil {
 		return err
 	}
-	_, err = grub.CheckEntry(entry(at, runID, cmdline))
+	_, err = grub.CheckEntry(entry(at, runID, append(cmdline, jobParameter(job))))
 	return err
 }
 

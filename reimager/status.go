@@ -37,6 +37,7 @@ type status struct {
 	Job         *config.Job         `json:"job,omitempty"`    // of an armed machine
 	Record      *report.Record      `json:"record,omitempty"` // of the last run
 	LogDir      string              `json:"log_dir,omitempty"`
+	Lifeboat    string              `json:"lifeboat,omitempty"` // of a run that was interrupted as it started it
 	Report      []delivered         `json:"report,omitempty"`
 	Differences []retain.Difference `json:"differences,omitempty"` // --verify
 	Verified    bool                `json:"verified,omitempty"`    // --verify was asked for
@@ -121,11 +122,35 @@ func (m machine) statusWith(job *config.Job) (*status, error) {
 		return nil, err
 	}
 	s := &status{State: last.state, RunID: last.runID, Record: last.record, LogDir: last.logDir}
+	if s.State == stateInterrupted {
+		folder := filepath.Join(m.root, folderOf(nil))
+		if grub, err := boot.FindGRUB(m.root); err == nil {
+			folder = folderOf(grub)
+		}
+		s.Lifeboat = lifeboatOf(filepath.Join(folder, gateName), s.RunID)
+	}
 	if s.Report, err = m.deliveries(last); err != nil {
 		// What became of the run matters more, and is known.
 		s.Report = []delivered{{To: "[report]", Try: delivery.Try{Error: err.Error()}}}
 	}
 	return s, nil
+}
+
+// lifeboatOf tells from the gate of an interrupted run what became of its lifeboat; ""
+// if there was none, or nothing is known.
+func lifeboatOf(gate, runID string) string {
+	block, err := os.ReadFile(gate)
+	if err != nil {
+		return ""
+	}
+	state, berth, err := boot.ReadGate(runID, block)
+	switch {
+	case err != nil || berth == 0:
+		return ""
+	case state == boot.GateProve:
+		return "it has boarded, but GRUB has not started it: it could not write the gate, or the power failed; `reimager disarm` keeps GRUB from doing so later"
+	}
+	return "it has boarded, and GRUB has started it, but it left no report: the power failed, or it does not boot on this machine"
 }
 
 // armedJob returns the job that the next boot, or kexec, will do; nil if the machine is

@@ -30,6 +30,9 @@ func (s *status) print(out io.Writer) {
 	if s.State == stateInterrupted && s.Record == nil {
 		p.line("run", "%s began and has left no report", s.RunID)
 	}
+	if s.Lifeboat != "" {
+		p.line("lifeboat", "%s", s.Lifeboat)
+	}
 	if s.Record != nil {
 		p.record(s.Record)
 	}
@@ -91,6 +94,9 @@ func (p sheet) record(r *report.Record) {
 	if r.ReadBack {
 		p.line("read back", "every byte that was written")
 	}
+	if b := r.Lifeboat; b != nil {
+		p.lifeboat(b)
+	}
 	if r.Rehearsal != nil {
 		p.rehearsal(r.Rehearsal)
 	}
@@ -107,6 +113,19 @@ func (p sheet) record(r *report.Record) {
 	if r.Did != "" {
 		p.line("did", "%s", r.Did)
 	}
+}
+
+func (p sheet) lifeboat(b *report.Lifeboat) {
+	text := b.Where + ", " + disk.Size(b.Bytes)
+	switch {
+	case !b.Proven:
+		text += ", not proven"
+	case b.Starts > 1:
+		text += fmt.Sprintf(", started %d times", b.Starts)
+	default:
+		text += ", proven"
+	}
+	p.line("lifeboat", "%s", text)
 }
 
 func (p sheet) rehearsal(r *report.Rehearsal) {

@@ -3,6 +3,7 @@ package report
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -39,6 +40,8 @@ type Record struct {
 	Target  Target     `json:"target"`
 	Image   Image      `json:"image"`
 	Stages  []Duration `json:"stages"`
+	// Lifeboat is what makes a power cut harmless; nil: there was none.
+	Lifeboat *Lifeboat `json:"lifeboat,omitempty"`
 	// Rehearsal is what a rehearsal has measured.
 	Rehearsal *Rehearsal `json:"rehearsal,omitempty"`
 	Retained  any        `json:"retained,omitempty"` // what retain reports per path
@@ -61,6 +64,15 @@ type Rehearsal struct {
 	// DowntimeSeconds is an estimate of a whole run, from the reboot to the new system's
 	// own boot: what was measured here, and the write at the rate that the disk reads.
 	DowntimeSeconds float64 `json:"downtime_seconds"`
+}
+
+// Lifeboat is a run's copy of itself on the disk.
+type Lifeboat struct {
+	Where  string `json:"where"`
+	Offset int64  `json:"offset"` // of the berth on the disk, in bytes
+	Bytes  int64  `json:"bytes"`  // of the berth
+	Proven bool   `json:"proven"` // the old system's boot loader has started it
+	Starts int    `json:"starts"` // from the berth: more than one after a power cut
 }
 
 // HookRun is a program of the new system that was run in it.
@@ -125,6 +137,16 @@ func (r *Record) Fail(err error) {
 // Took notes how long a stage took.
 func (r *Record) Took(stage string, d time.Duration, bytes int64) {
 	r.Stages = append(r.Stages, Duration{stage, d.Seconds(), bytes})
+}
+
+// Spent is how long some stages took.
+func (r *Record) Spent(stages ...string) (all time.Duration) {
+	for _, s := range r.Stages {
+		if slices.Contains(stages, s.Stage) {
+			all += time.Duration(s.Seconds * float64(time.Second))
+		}
+	}
+	return all
 }
 
 // Encode returns the record as indented JSON.

@@ -64,7 +64,7 @@ type crew struct {
 	all   int
 	links int // batches that make symbolic links
 
-	slots     []slot
+	slots     []Restored // without a path: not put back
 	conflicts []indexed[Conflict]
 	lost      []indexed[Lost]
 	locks     []lockedFile
@@ -72,11 +72,6 @@ type crew struct {
 	err       error
 	errAt     job
 	present   map[string]bool // paths that are no directories and were put back
-}
-
-type slot struct {
-	Restored
-	ok bool
 }
 
 type indexed[T any] struct {
@@ -183,7 +178,7 @@ func (c *crew) dismiss() {
 func (c *crew) reserve() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.slots = append(c.slots, slot{})
+	c.slots = append(c.slots, Restored{})
 	return len(c.slots) - 1
 }
 
@@ -191,7 +186,7 @@ func (c *crew) reserve() int {
 func (c *crew) done(j *job) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.slots[j.index] = slot{j.restored, true}
+	c.slots[j.index] = j.restored
 	if j.it.kind != TypeDirectory {
 		c.present[j.it.rel] = true
 	}
@@ -200,7 +195,7 @@ func (c *crew) done(j *job) {
 func (c *crew) restored(index int) Restored {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.slots[index].Restored
+	return c.slots[index]
 }
 
 func (c *crew) isPresent(rel string) bool {
@@ -278,12 +273,9 @@ func (c *crew) makesLinks() bool {
 
 // report is called when nobody works any more.
 func (c *crew) report() *Report {
-	r := &Report{}
-	for _, s := range c.slots {
-		if s.ok {
-			r.Entries = append(r.Entries, s.Restored)
-			r.ContentBytes += s.Bytes
-		}
+	r := &Report{Entries: slices.DeleteFunc(c.slots, func(e Restored) bool { return e.Path == "" })}
+	for i := range r.Entries {
+		r.ContentBytes += r.Entries[i].Bytes
 	}
 	r.Conflicts = ordered(c.conflicts)
 	r.Lost = ordered(c.lost)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -187,7 +188,18 @@ func TestFileThatGrows(t *testing.T) {
 	}
 }
 
-// 200,000 names in one directory are listed, captured and put back.
+// allocates is how much memory something asks for, in bytes: once it is done much of it
+// is garbage, but a run has to have room for it.
+func allocates(do func()) int64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	do()
+	runtime.ReadMemStats(&after)
+	return int64(after.TotalAlloc - before.TotalAlloc)
+}
+
+// 200,000 names in one directory are listed, captured and put back, and none of them
+// takes much memory.
 func TestManyNames(t *testing.T) {
 	mnt := treetest.Mount(t, treetest.Tmpfs(), 0)
 	root, fresh := filepath.Join(mnt, "old"), filepath.Join(mnt, "new")
@@ -210,7 +222,8 @@ func TestManyNames(t *testing.T) {
 	if len(plan.Entries) != names/10 {
 		t.Errorf("the glob keeps %d names; want %d", len(plan.Entries), names/10)
 	}
-	if plan, err = planOf(t, root, "/srv\n"); err != nil {
+	listing := allocates(func() { plan, err = planOf(t, root, "/srv\n") })
+	if err != nil {
 		t.Fatal(err)
 	}
 	archive, err := os.Create(filepath.Join(t.TempDir(), "archive"))
@@ -224,7 +237,16 @@ func TestManyNames(t *testing.T) {
 	if _, err := archive.Seek(0, 0); err != nil {
 		t.Fatal(err)
 	}
-	report, err := Restore(t.Context(), fresh, archive, Options{})
+	var report *Report
+	restoring := allocates(func() { report, err = Restore(t.Context(), fresh, archive, Options{}) })
+	for _, m := range []struct {
+		what      string
+		got, most int64
+	}{{"Scan", listing, 1000}, {"Restore", restoring, 2300}} {
+		if got := m.got / names; got > m.most {
+			t.Errorf("%s allocates %d bytes for a name; want at most %d", m.what, got, m.most)
+		}
+	}
 	if err != nil || len(report.Entries) != names+1 || len(report.Conflicts) > 0 {
 		t.Errorf("Restore: %d entries, %d conflicts, %v; want %d", len(report.Entries), len(report.Conflicts), err, names+1)
 	}

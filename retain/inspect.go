@@ -83,12 +83,19 @@ func (all *inspection) finish(plan *Plan) error {
 	}
 	close(all.todo)
 	all.wait.Wait()
+	n := 0
 	for _, p := range all.portions {
 		if p.err != nil {
 			return p.err
 		}
+		n += len(p.entries)
+	}
+	// Growing by and by would take several times the memory of a large plan.
+	plan.Entries = make([]Entry, 0, n)
+	for i, p := range all.portions {
 		plan.Entries = append(plan.Entries, p.entries...)
 		plan.Surprises = append(plan.Surprises, p.surprises...)
+		all.portions[i] = nil
 	}
 	return nil
 }

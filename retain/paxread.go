@@ -29,6 +29,7 @@ type reader struct {
 	// onAttachment takes what is attached; nil passes over it.
 	onAttachment func(name string, data []byte) error
 	block        [tarBlock]byte
+	records      bytes.Buffer // the PAX records of the entry at hand
 }
 
 func newReader(archive io.Reader) *reader {
@@ -81,13 +82,15 @@ func (r *reader) header() (*header, error) {
 			return nil, fmt.Errorf("%w: %d bytes of PAX records", errBrokenHeader, size)
 		}
 		// Grown as it comes: a size that lies costs no memory.
-		var buf bytes.Buffer
-		n, err := io.CopyN(&buf, r.in, size)
+		if r.records.Reset(); r.records.Cap() > bufferBytes {
+			r.records = bytes.Buffer{}
+		}
+		n, err := io.CopyN(&r.records, r.in, size)
 		r.at += n
 		if err != nil {
 			return nil, unexpectedEnd(err)
 		}
-		records, r.padding = buf.Bytes(), blocks(size)-size
+		records, r.padding = r.records.Bytes(), blocks(size)-size
 	}
 }
 

@@ -43,14 +43,15 @@ type Entry struct {
 	mtime    unix.Timespec
 	dev, ino uint64
 	rdev     uint64
-	linked   bool // has further names, perhaps among what is kept
 
 	// What inspect found, which holds as long as ctime does.
 	ctime          unix.Timespec
-	sparse         bool
 	stored         int64 // bytes in the archive: of the content without holes, and their map
-	attributes     bool  // extended attributes or inode flags
-	attributeBytes int64 // their PAX records
+	attributeBytes int64 // the PAX records of extended attributes and inode flags
+	sparse         bool
+	attributes     bool // it has some of these
+
+	linked bool // has further names, perhaps among what is kept
 }
 
 // Missing is a pattern that matched nothing.
@@ -116,6 +117,7 @@ func Scan(ctx context.Context, rootDir string, list List) (*Plan, error) {
 	for i := 0; i < len(list.Patterns) && err == nil; i++ {
 		err = s.pattern(&list.Patterns[i])
 	}
+	s.seen = nil // as large as the plan where there are many names
 	if inspected := s.inspection.finish(s.plan); err == nil {
 		err = inspected
 	}
@@ -166,6 +168,8 @@ func (s *scanner) add(dir int, rel, name string, st *unix.Stat_t) error {
 	if s.seen[rel] {
 		return nil
 	}
+	path := absolute(rel)
+	rel = string(path[1:]) // one string for both
 	s.seen[rel] = true
 	if isAttachment(rel) {
 		return fmt.Errorf("scan %s: the archive needs this name for itself", s.root.display(rel))
@@ -178,7 +182,7 @@ func (s *scanner) add(dir int, rel, name string, st *unix.Stat_t) error {
 		return nil
 	}
 	e := Entry{
-		Path: absolute(rel), Type: typeOf(st.Mode), Mode: Octal(st.Mode & 0o7777), UID: st.Uid, GID: st.Gid,
+		Path: path, Type: typeOf(st.Mode), Mode: Octal(st.Mode & 0o7777), UID: st.Uid, GID: st.Gid,
 		rel: rel, mtime: st.Mtim, ctime: st.Ctim, dev: st.Dev, ino: st.Ino, rdev: st.Rdev,
 		linked: st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR,
 	}
@@ -207,7 +211,7 @@ func (s *scanner) below(rel string, want *unix.Stat_t) error {
 	if err != nil {
 		return fmt.Errorf("scan %s: %w", s.root.display(rel), err)
 	}
-	above := splitPath(rel)
+	parts := append(splitPath(rel), "")
 	for _, name := range names {
 		if err := s.ctx.Err(); err != nil {
 			return fmt.Errorf("scan %s: %w", s.root.display(rel), err)
@@ -221,7 +225,8 @@ func (s *scanner) below(rel string, want *unix.Stat_t) error {
 		if err != nil {
 			return fmt.Errorf("scan %s: %w", s.root.display(child), err)
 		}
-		if s.list.excludes(append(above, name), st.Mode&unix.S_IFMT == unix.S_IFDIR) {
+		parts[len(parts)-1] = name
+		if s.list.excludes(parts, st.Mode&unix.S_IFMT == unix.S_IFDIR) {
 			continue
 		}
 		if err := s.add(dir, child, name, &st); err != nil {

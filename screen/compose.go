@@ -19,7 +19,8 @@ const (
 	HoldUntouched
 	HoldWrite
 	HoldRestore
-	Stuck // it should have restarted
+	HoldAboard // not complete, but a lifeboat is there
+	Stuck      // it should have restarted
 )
 
 // Cut is what a power cut does now.
@@ -92,6 +93,9 @@ func compose(t texts.Texts, s State) view {
 			v.sentence = t[texts.HoldRestore]
 		}
 		v.notice, v.warn = t[texts.HoldDo], true
+	case HoldAboard:
+		v.title, v.alarm, v.sentence, v.contact = t[texts.HoldTitle], true, t[texts.HoldAboard], t[texts.Contact]
+		v.notice = t[texts.HoldAboardDo]
 	case Stuck:
 		v.title, v.alarm, v.sentence, v.notice = t[texts.HoldTitle], true, t[texts.Stuck], t[texts.StuckDo]
 	}

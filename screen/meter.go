@@ -23,7 +23,7 @@ const (
 // stepOf returns the step that a stage of a run belongs to.
 func stepOf(stage string) (Step, bool) {
 	switch stage {
-	case "gather":
+	case "gather", "board", "prove", "carry on":
 		return Prepare, true
 	case "write":
 		return Write, true

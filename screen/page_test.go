@@ -45,7 +45,10 @@ func states() map[string]State {
 		"untouched":    with(func(s *State) { s.Scene, s.Message = HoldUntouched, "no disk" }),
 		"hold write":   with(func(s *State) { s.Scene, s.Message = HoldWrite, "write /dev/sda: sector 4711: input/output error" }),
 		"hold restore": with(func(s *State) { s.Scene, s.Message = HoldRestore, strings.Repeat("compare /etc/machine-id: ", 40) }),
-		"stuck":        with(func(s *State) { s.Scene = Stuck }),
+		"hold aboard": with(func(s *State) {
+			s.Scene, s.Cut, s.Message = HoldAboard, CarryOn, "write /dev/sda: sector 4711: input/output error"
+		}),
+		"stuck": with(func(s *State) { s.Scene = Stuck }),
 	}
 }
 

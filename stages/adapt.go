@@ -7,10 +7,12 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"reimager/config"
+	"reimager/disk"
 	"reimager/hook"
 	"reimager/network"
 	"reimager/report"
@@ -152,6 +154,7 @@ func (r *Run) runHooks(ctx context.Context, hooks []config.Hook, w *Written) err
 	if err != nil {
 		return err
 	}
+	r.hideBerth(target)
 	vars, err := hook.ReadVars(newDir, "", "")
 	if err != nil {
 		r.warn("%v", err)
@@ -172,6 +175,22 @@ func (r *Run) runHooks(ctx context.Context, hooks []config.Hook, w *Written) err
 		r.Record.Hooks = append(r.Record.Hooks, note)
 	}
 	return err
+}
+
+// hideBerth keeps hooks from the partition that the lifeboat lies in, which is still
+// needed: they may write to any other one.
+func (r *Run) hideBerth(d *disk.Disk) {
+	if r.boat == nil {
+		return
+	}
+	b := r.boat.Header().Berth
+	d.Partitions = slices.DeleteFunc(d.Partitions, func(p disk.Partition) bool {
+		hidden := p.Start < b.Off+b.Bytes && b.Off < p.Start+p.Bytes
+		if hidden {
+			r.Report.Detail("hooks see no %s: the lifeboat lies in it", p.Path)
+		}
+		return hidden
+	})
 }
 
 // touchAutorelabel has the new system label all files at its first boot: the file is

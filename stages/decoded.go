@@ -7,7 +7,9 @@ import (
 	"os"
 	"sync/atomic"
 
+	"reimager/disk"
 	"reimager/image"
+	"reimager/lifeboat"
 )
 
 // decodedCopy keeps the decoded image in RAM while it is proven, if the machine has
@@ -103,7 +105,7 @@ func (d *decodedSource) Close() error { return d.f.Close() }
 
 // source opens the image that was gathered: decoded if it was kept so, or else it is
 // decoded again.
-func (r *Run) source(g *Gathered) (imageSource, error) {
+func (r *Run) source(g *Gathered, dev *disk.Device) (imageSource, error) {
 	if g.Decoded {
 		f, err := os.Open(ramDecoded)
 		if err != nil {
@@ -111,9 +113,9 @@ func (r *Run) source(g *Gathered) (imageSource, error) {
 		}
 		return &decodedSource{f: f, m: &g.Map}, nil
 	}
-	f, err := os.Open(ramImage)
+	f, err := r.compressed(g, dev)
 	if err != nil {
-		return nil, fmt.Errorf("open image in RAM: %w", err)
+		return nil, err
 	}
 	d, err := image.DecodeMapped(f, r.Workers)
 	if err != nil {
@@ -122,16 +124,28 @@ func (r *Run) source(g *Gathered) (imageSource, error) {
 	return decoding{d, f}, nil
 }
 
+// compressed opens the image as it came: in RAM, or in the berth.
+func (r *Run) compressed(g *Gathered, dev *disk.Device) (io.ReadCloser, error) {
+	if g.Afloat {
+		return r.boat.Reader(dev, lifeboat.Image)
+	}
+	f, err := os.Open(ramImage)
+	if err != nil {
+		return nil, fmt.Errorf("open image in RAM: %w", err)
+	}
+	return f, nil
+}
+
 // imageSource is a source that has to be closed.
 type imageSource interface {
 	image.Source
 	io.Closer
 }
 
-// decoding is a decoder with the file that it reads.
+// decoding is a decoder with what it reads.
 type decoding struct {
 	*image.Decoder
-	f *os.File
+	f io.Closer
 }
 
 func (d decoding) Close() error { return errors.Join(d.Decoder.Close(), d.f.Close()) }

@@ -10,6 +10,7 @@ import (
 
 	"reimager/disk"
 	"reimager/image"
+	"reimager/lifeboat"
 	"reimager/report"
 	"reimager/retain"
 	"reimager/wake"
@@ -17,22 +18,31 @@ import (
 
 // Gathered is everything that the machine needs from its old system, in RAM and
 // proven: from here on the disk may be rewritten.
-type Gathered struct{ gathered }
+type Gathered struct {
+	gathered
+	filesystems map[int]disk.Filesystem // of the image, by partition number; until it is written
+}
 
 // gathered is what a worker that takes over after a crash has to know.
 type gathered struct {
-	Disk         disk.Disk      `json:"disk"`
-	Format       image.Format   `json:"format"`
-	Decoded      bool           `json:"decoded"` // it is in RAM decoded, too
-	Map          image.Map      `json:"map"`
-	Boot         bootable       `json:"boot"`
-	Table        disk.Table     `json:"table"` // of the image
-	ArchiveBytes int64          `json:"archive_bytes"`
-	Files        int            `json:"files"`      // retained
-	FileBytes    int64          `json:"file_bytes"` // of their content
-	Manifest     string         `json:"manifest"`   // digest of the release's; "": a bare image
-	OldRoot      string         `json:"old_root"`   // UUID of its filesystem
-	Record       *report.Record `json:"record"`     // as it was at the end of gather
+	Disk         disk.Disk    `json:"disk"`
+	Format       image.Format `json:"format"`
+	Decoded      bool         `json:"decoded"` // it is in RAM decoded, too
+	Map          image.Map    `json:"map"`
+	Boot         bootable     `json:"boot"`
+	Table        disk.Table   `json:"table"` // of the image
+	ArchiveBytes int64        `json:"archive_bytes"`
+	Files        int          `json:"files"`      // retained
+	FileBytes    int64        `json:"file_bytes"` // of their content
+	Manifest     string       `json:"manifest"`   // digest of the release's; "": a bare image
+	OldRoot      string       `json:"old_root"`   // UUID of its filesystem
+	// Berth is where the lifeboat lies; nil: there is none.
+	Berth *lifeboat.Berth `json:"berth,omitempty"`
+	// Afloat says that the image is in the berth only, as it does not fit into RAM.
+	Afloat bool `json:"afloat,omitempty"`
+	// Before is the log of the start that boarded.
+	Before string         `json:"before,omitempty"`
+	Record *report.Record `json:"record"` // as it was at the end of gather
 }
 
 // Where image and archive lie in RAM.
@@ -58,7 +68,7 @@ func (r *Run) Gather(ctx context.Context, _ *Begun) (_ *Gathered, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gathered{gathered{Disk: *target, Record: r.Record}}
+	g := &Gathered{gathered: gathered{Disk: *target, Record: r.Record}}
 	r.Record.Target = report.Target{Path: target.Path, Bytes: target.Bytes, SectorSize: target.SectorSize,
 		Serial: target.Serial, WWN: target.WWN, Model: target.Model}
 	r.Report.Printf("target   %s", target)
@@ -74,6 +84,10 @@ func (r *Run) Gather(ctx context.Context, _ *Begun) (_ *Gathered, err error) {
 			return nil, err
 		}
 	}
+	h, err := r.findHarbour(ctx, target)
+	if err != nil {
+		return nil, err
+	}
 	source := r.Config.Image.Source
 	if r.Job != nil {
 		source = r.Job.Image.Source
@@ -81,7 +95,7 @@ func (r *Run) Gather(ctx context.Context, _ *Begun) (_ *Gathered, err error) {
 	if source.IsZero() {
 		return nil, report.Hint(errors.New("find image: neither the configuration nor a job names one"), "set [image] source, or start through `reimager arm`")
 	}
-	err = r.withImage(ctx, source, target, func(from *offer) error { return r.take(ctx, g, keeps, from) })
+	err = r.withImage(ctx, source, target, func(from *offer) error { return r.take(ctx, g, keeps, from, h) })
 	if err != nil {
 		return nil, err
 	}

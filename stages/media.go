@@ -80,7 +80,7 @@ func (r *Run) stickClosed(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("check gate %s: %w", source, err)
 	}
-	state, err := boot.ReadGate(r.Job.RunID, gate.begin)
+	state, _, err := boot.ReadGate(r.Job.RunID, gate.begin)
 	return state == boot.GateTried, err
 }
 
@@ -135,15 +135,38 @@ func (r *Run) isDone(ctx context.Context, d *disk.Disk) bool {
 }
 
 // interrupted tells whether a disk was half written by a run before.
-func interrupted(d *disk.Disk) bool {
+func interrupted(d *disk.Disk) bool { return boot.IsHolding(sector0(d)) }
+
+// sector0 is empty where it cannot be read.
+func sector0(d *disk.Disk) []byte {
 	f, err := os.Open(d.Path)
 	if err != nil {
-		return false
+		return nil
 	}
 	defer f.Close()
-	sector := make([]byte, 512)
-	_, err = io.ReadFull(f, sector)
-	return err == nil && boot.IsHolding(sector)
+	sector := make([]byte, boot.SectorBytes)
+	if _, err := io.ReadFull(f, sector); err != nil {
+		return nil
+	}
+	return sector
+}
+
+// checkLifeboat speaks up for a disk that goes on by itself, if only the stick is pulled:
+// a run from the stick would lose what is kept in the berth.
+func (r *Run) checkLifeboat(d *disk.Disk) error {
+	if !boot.IsLifeboat(sector0(d)) {
+		return nil
+	}
+	p, err := ReadParameters()
+	if err != nil {
+		return err
+	}
+	if p.Once {
+		return report.Hint(fmt.Errorf("check target: %s has the lifeboat of a run that was interrupted, with the machine's own files", d),
+			"start the machine without the stick: it goes on by itself; where it does not, choose the replacement in the stick's menu, which gives those files up")
+	}
+	r.warn("%s has the lifeboat of a run that was interrupted: the machine's own files in it are given up", d)
+	return nil
 }
 
 // findForStick finds the old system, if there still is one, and the disk to rewrite:
@@ -184,7 +207,9 @@ func (r *Run) findForStick(ctx context.Context) (root *place, target *disk.Disk,
 		return nil, nil, err
 	case len(half) > 0:
 		r.Report.Printf("old root none: %s was left half written", list(half))
-		target, err = r.onlyDisk(half)
+		if target, err = r.onlyDisk(half); err == nil {
+			err = r.checkLifeboat(target)
+		}
 	case root != nil:
 		target = &root.disk
 		if r.Config.Target.Disk.Kind != config.HoldsOldRoot {

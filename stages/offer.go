@@ -24,6 +24,7 @@ type offer struct {
 	release *image.Release // nil: a bare image
 	bytes   int64          // compressed
 	content io.Reader
+	again   func() (io.ReadCloser, error) // opens the same bytes once more
 
 	signature []byte // of a bare image; nil if it has none
 	signed    *image.SignatureCheck
@@ -129,7 +130,8 @@ func (r *Run) offerRelease(root *os.Root, name string, source config.Source, tar
 	if err != nil {
 		return fmt.Errorf("%s: %w", source, err)
 	}
-	return errors.Join(use(&offer{source: source, release: release, bytes: m.Image.Bytes, content: content}), content.Close())
+	again := func() (io.ReadCloser, error) { return release.Open(m.Image.File) }
+	return errors.Join(use(&offer{source: source, release: release, bytes: m.Image.Bytes, content: content, again: again}), content.Close())
 }
 
 func (r *Run) offerImage(root *os.Root, name string, source config.Source, use func(*offer) error) error {
@@ -143,6 +145,7 @@ func (r *Run) offerImage(root *os.Root, name string, source config.Source, use f
 	if err != nil {
 		return fmt.Errorf("check image %s: %w", source, err)
 	}
+	again := func() (io.ReadCloser, error) { return root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) }
 	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("open image %s: %w", source, err)
@@ -151,7 +154,7 @@ func (r *Run) offerImage(root *os.Root, name string, source config.Source, use f
 	if err != nil {
 		return errors.Join(fmt.Errorf("open image %s: %w", source, err), f.Close())
 	}
-	o := &offer{source: source, bytes: info.Size(), content: f, signature: signature}
+	o := &offer{source: source, bytes: info.Size(), content: f, signature: signature, again: again}
 	if signature != nil {
 		o.signed = image.NewSignatureCheck(f)
 		o.content = o.signed

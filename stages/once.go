@@ -105,15 +105,15 @@ func (r *Run) closeGate(ctx context.Context) (closed bool, err error) {
 	if err != nil {
 		return open(err)
 	}
-	state, err := boot.ReadGate(r.Job.RunID, gate.begin)
+	state, _, err := boot.ReadGate(r.Job.RunID, gate.begin)
 	if err != nil {
 		return false, report.Hint(fmt.Errorf("check gate %s: %w", source, err), "arm the machine again")
 	}
-	if state == boot.GateTried {
+	if state != boot.GateArmed {
 		// That we are here proves that the boot loader does not heed it.
 		return false, &OverError{Why: "its gate is closed"}
 	}
-	tried, err := boot.Gate(r.Job.RunID, boot.GateTried)
+	tried, err := boot.Gate(r.Job.RunID, boot.GateTried, 0)
 	if err != nil {
 		return false, err
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"reimager/boot"
 )
 
 // JobParameter is the kernel parameter that names the job: DEVICE:/path.
@@ -20,6 +22,7 @@ const (
 // can type them.
 type Parameters struct {
 	Job      string   // DEVICE:/path
+	Lifeboat string   // RUN@SECTOR: started from the berth there
 	Rehearse bool     // end at the point of no return
 	Cancel   bool     // go back at once
 	Verbose  bool     // details on the screen
@@ -46,6 +49,8 @@ func parseParameters(cmdline string) Parameters {
 		switch {
 		case name == JobParameter:
 			p.Job = value
+		case name == boot.LifeboatParameter:
+			p.Lifeboat = value
 		case name == "reimager.rehearse":
 			p.Rehearse = true
 		case name == "reimager.cancel":

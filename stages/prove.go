@@ -91,6 +91,7 @@ func (r *Run) checkLayout(ctx context.Context, g *Gathered, preview *disk.Previe
 		}
 	}
 	var all []place
+	g.filesystems = map[int]disk.Filesystem{}
 	for _, e := range table.Entries {
 		if e.Extended {
 			continue
@@ -99,6 +100,7 @@ func (r *Run) checkLayout(ctx context.Context, g *Gathered, preview *disk.Previe
 		if err != nil {
 			return fmt.Errorf("look at its partition %d: %w", e.Number, err)
 		}
+		g.filesystems[e.Number] = fs
 		all = append(all, place{disk: g.Disk, part: disk.Partition{Path: fmt.Sprintf("partition %d", e.Number), Number: e.Number}, entry: e, fs: fs})
 	}
 	if !r.restores() {

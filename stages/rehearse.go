@@ -42,12 +42,11 @@ func (r *Run) Rehearse(ctx context.Context, g *Gathered) (err error) {
 	for _, d := range disks {
 		measured.Devices = append(measured.Devices, d.String())
 	}
-	for _, s := range r.Record.Stages {
-		if s.Stage == "gather" {
-			measured.GatherSeconds = s.Seconds
-		}
-	}
+	measured.GatherSeconds = r.Record.Spent("gather").Seconds()
 	took := downtime(begun, g.Map.MappedBytes(), g.ArchiveBytes, rate)
+	if r.boat != nil { // and the start before, which boarded
+		took += begun + r.Record.Spent("gather", "board")
+	}
 	measured.DowntimeSeconds = took.Seconds()
 	done(0)
 	r.Record.Rehearsal, r.Record.Outcome = measured, "rehearsed"

@@ -2,8 +2,6 @@ package stages
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"strings"
 
 	"reimager/report"
@@ -34,9 +32,9 @@ func (r *Run) ReportBack(ctx context.Context) error {
 		r.Report.Printf("report   there is one in the old system, which stays")
 		return nil
 	}
-	log, err := os.ReadFile(r.LogFile)
+	log, err := r.wholeLog()
 	if err != nil {
-		return fmt.Errorf("read log: %w", err)
+		return err
 	}
 	r.notePeak()
 	blocks, err := report.FileBlocks(r.Job.RunID, r.Job.Report.Bytes, r.Record, log)

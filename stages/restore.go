@@ -14,6 +14,7 @@ import (
 	"reimager/config"
 	"reimager/disk"
 	"reimager/fault"
+	"reimager/lifeboat"
 	"reimager/report"
 	"reimager/retain"
 	"reimager/wake"
@@ -26,10 +27,16 @@ type Restored struct{ *Written }
 // Restore puts the retained files back and leaves log and record. With an empty
 // list and log_dir = "off" it mounts nothing, so that the disk stays the image.
 func (r *Run) Restore(ctx context.Context, w *Written) (*Restored, error) {
+	if w.voyage.Done().Reached(lifeboat.Restored) {
+		return &Restored{w}, nil
+	}
 	done := r.stage("restore")
 	if !r.restores() && w.ArchiveBytes == 0 {
 		done(0)
-		return &Restored{w}, nil
+		return &Restored{w}, r.onTargetDisk(ctx, w, w.voyage.BeginRestore, w.voyage.EndRestore)
+	}
+	if err := r.onTargetDisk(ctx, w, w.voyage.BeginRestore); err != nil {
+		return nil, err
 	}
 	root, err := r.findNewSystem(ctx, &w.Disk)
 	if err != nil {
@@ -58,7 +65,25 @@ func (r *Run) Restore(ctx context.Context, w *Written) (*Restored, error) {
 	done(w.ArchiveBytes)
 	r.Record.Outcome, r.Record.Did = "restored", "boot the new system"
 	r.notePeak()
-	return &Restored{w}, r.leaveLog(ctx, root, w)
+	if err := r.leaveLog(ctx, root, w); err != nil {
+		return nil, err
+	}
+	return &Restored{w}, r.onTargetDisk(ctx, w, w.voyage.EndRestore)
+}
+
+// onTargetDisk opens the disk, on which nothing is mounted, for a step of the voyage.
+func (r *Run) onTargetDisk(ctx context.Context, w *Written, steps ...func(*disk.Device) error) (err error) {
+	dev, err := r.openDisk(ctx, w.Disk.Path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	for _, step := range steps {
+		if err := step(dev); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // findNewSystem finds the root that the image brought, and what its fstab mounts, before
@@ -298,7 +323,7 @@ func (r *Run) writeLog(dir string) error {
 	if err := pointTo(system, "/"+dir); err != nil {
 		r.warn("leave the link %s: %v", report.LogPointer, err)
 	}
-	log, err := os.ReadFile(r.LogFile)
+	log, err := r.wholeLog()
 	if err != nil {
 		return err
 	}

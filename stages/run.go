@@ -20,6 +20,7 @@ import (
 	"reimager/disk"
 	"reimager/fault"
 	"reimager/image"
+	"reimager/lifeboat"
 	"reimager/report"
 	"reimager/retain"
 	"reimager/wake"
@@ -46,7 +47,10 @@ type Run struct {
 	// Undone is called when that write left the old byte in place after all.
 	Undone func() error
 
-	heldTable *heldTable // nil: the disks have theirs
+	heldTable *heldTable     // nil: the disks have theirs
+	boarding  *boarding      // nil: nothing is in the berth yet
+	boat      *lifeboat.Boat // nil: this start is not from one
+	earlier   string         // log of the start that boarded
 }
 
 // Where a run keeps things, all of it in RAM.
@@ -94,6 +98,14 @@ func (r *Run) LoadBaked() error {
 // LoadJob reads the job that the kernel command line names, if it names one.
 func (r *Run) LoadJob(ctx context.Context) error {
 	p, err := ReadParameters()
+	if err == nil && p.Lifeboat != "" {
+		aboard := r.loadJobAboard(ctx)
+		if aboard == nil || p.Job == "" {
+			return aboard
+		}
+		// The old system has a copy, as long as it is there.
+		r.Report.Printf("warning: %v", aboard)
+	}
 	if err != nil || p.Job == "" {
 		return err
 	}

@@ -54,7 +54,10 @@ func (r *Run) Resume(ctx context.Context) (*Gathered, error) {
 		}
 		return false, nil
 	})
-	return g, err
+	if err != nil {
+		return nil, err
+	}
+	return g, r.reopenBoat(g)
 }
 
 // memory returns a line of /proc/meminfo in bytes: proc_meminfo(5).

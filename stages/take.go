@@ -30,7 +30,7 @@ type keeping struct {
 }
 
 // take brings retained files and image into RAM.
-func (r *Run) take(ctx context.Context, g *Gathered, keeps keeping, from *offer) error {
+func (r *Run) take(ctx context.Context, g *Gathered, keeps keeping, from *offer, h *harbour) error {
 	plan := keeps.plan
 	if r.Job != nil && r.Job.Image.Bytes != from.bytes {
 		return report.Hint(fmt.Errorf("check image %s: %d bytes, expected %d as when the machine was armed", from, from.bytes, r.Job.Image.Bytes), "the image was changed or cut short; copy it again and arm again")
@@ -43,6 +43,14 @@ func (r *Run) take(ctx context.Context, g *Gathered, keeps keeping, from *offer)
 	need := NeededMemory(from.bytes, plan, g.Disk.Bytes, from.blockMap())
 	if keeps.stick != nil {
 		need.Retained = keeps.stick.Bytes + int64(keeps.stick.Files)*entryBytes
+	}
+	available, err := memory("MemAvailable")
+	if err != nil {
+		return err
+	}
+	if g.Afloat = h != nil && need.Total() > available; g.Afloat {
+		r.Report.Printf("memory   the image does not fit: it is read from the berth of the lifeboat")
+		need.Image = 0
 	}
 	spare, err := mountRAM(need.Image, need.Retained, need.State)
 	if err != nil {
@@ -73,7 +81,31 @@ func (r *Run) take(ctx context.Context, g *Gathered, keeps keeping, from *offer)
 		}
 		g.ArchiveBytes, g.Files, g.FileBytes = keeps.stick.Bytes, keeps.stick.Files, keeps.stick.Bytes
 	}
-	return r.takeImage(ctx, g, from, spare)
+	if err := r.takeImage(ctx, g, from, spare); err != nil {
+		return err
+	}
+	return r.findBerth(g, h, from)
+}
+
+// findBerth chooses where the lifeboat lies. An image that does not fit into memory goes
+// there at once, while what holds it is mounted.
+func (r *Run) findBerth(g *Gathered, h *harbour, from *offer) error {
+	if h == nil {
+		return nil
+	}
+	var err error
+	if g.Berth, err = r.berth(g, h, from.bytes); err != nil {
+		if g.Afloat {
+			return report.Hint(fmt.Errorf("the image does not fit into memory, and there is no berth to read it from: %w", err), "add memory, or make room on the disk: `reimager check` says how much")
+		}
+		return r.without(err)
+	}
+	r.Report.Printf("berth    %s, %s", g.Berth.Where, disk.Size(g.Berth.Bytes))
+	r.Record.Lifeboat = &report.Lifeboat{Where: g.Berth.Where, Offset: g.Berth.Off, Bytes: g.Berth.Bytes}
+	if g.Afloat {
+		return r.streamImage(g, from)
+	}
+	return nil
 }
 
 // hookBytes is left to the new system's own programs where memory allows: the decoded
@@ -176,9 +208,9 @@ func (r *Run) capture(ctx context.Context, plan *retain.Plan) (*retain.Summary, 
 // takeImage copies the image into RAM and, from the very same bytes, checks digest or
 // signature and decodes it whole: what is written later is what was judged here.
 func (r *Run) takeImage(ctx context.Context, g *Gathered, from *offer, spare int64) error {
-	out, err := os.OpenFile(ramImage, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	out, err := ramCopy(!g.Afloat)
 	if err != nil {
-		return fmt.Errorf("make image: %w", err)
+		return err
 	}
 	fault.At("verify")
 	sum := sha256.New()
@@ -213,6 +245,20 @@ func (r *Run) takeImage(ctx context.Context, g *Gathered, from *offer, spare int
 	}
 	r.Report.Printf("image    %s, %s of %s, %s", from, g.Format, disk.Size(g.Map.Bytes), g.Table.Kind)
 	return nil
+}
+
+// ramCopy makes the file that takes the compressed image, or what drops it.
+func ramCopy(keep bool) (io.WriteCloser, error) {
+	name := ramImage
+	flags := os.O_CREATE | os.O_EXCL | os.O_WRONLY
+	if !keep {
+		name, flags = os.DevNull, os.O_WRONLY
+	}
+	out, err := os.OpenFile(name, flags, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make image: %w", err)
+	}
+	return out, nil
 }
 
 // checkArmed tells whether an image is the one that the machine was armed for.

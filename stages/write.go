@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -11,42 +12,64 @@ import (
 
 	"reimager/disk"
 	"reimager/fault"
+	"reimager/image"
 	"reimager/imaging"
+	"reimager/lifeboat"
 )
 
 // Written is a disk that holds the whole image but what firmware boots it by, read
 // back and compared, with its partitions known to the kernel.
-type Written struct{ *Gathered }
+type Written struct {
+	*Gathered
+	voyage *lifeboat.Voyage
+}
 
 // Write casts off and writes the image: from its first byte on the old system is
-// gone. What firmware boots a disk by is held back until the machine lands.
+// gone. What firmware boots a disk by is held back until the machine lands. After a
+// power cut only that is written which the disk does not hold yet.
 func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 	r.Record.Attempts++
+	w := &Written{g, r.voyage(g)}
+	if w.voyage.Done().Reached(lifeboat.Restored) {
+		r.Report.Printf("write    done before the power cut, like the restore")
+		return w, nil
+	}
 	dev, err := r.openTarget(ctx, g)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	done := r.stage("write")
-	if err := r.castOff(g, dev); err != nil {
+	if err := r.castOff(w.voyage, dev); err != nil {
 		return nil, err
 	}
-	written, err := r.writeImage(ctx, g, dev)
+	written, err := r.writeImage(ctx, w, dev)
 	if err != nil {
 		return nil, err
 	}
 	done(written)
 
 	done = r.stage("read back")
-	if err := r.readBack(ctx, g, dev); err != nil {
+	if err := r.readBack(ctx, w, dev); err != nil {
 		return nil, err
 	}
 	r.Record.ReadBack = true
 	done(g.Map.MappedBytes())
-	if err := r.partitions(ctx, g, dev); err != nil {
-		return nil, err
+	return w, r.partitions(ctx, g, dev)
+}
+
+// voyage is the order in which the disk changes, and how far it has come before.
+func (r *Run) voyage(g *Gathered) *lifeboat.Voyage {
+	v := &lifeboat.Voyage{
+		Boat: r.boat, Map: &g.Map, Holding: g.Boot.Holding, Image: g.Boot.Image, Landing: g.Boot.Land, BIOS: !g.Boot.UEFI,
+		Unmapped: imaging.Unmapped(r.Config.Target.Unmapped),
+		Written:  func() { fault.At("write range") },
+		Warn:     func(err error) { r.warn("%v", err) },
 	}
-	return &Written{g}, nil
+	if g.Boot.TableHeld {
+		v.Headers = disk.GPTHeaders(g.Disk.Bytes, g.Disk.SectorSize)
+	}
+	return v
 }
 
 // openTarget opens the disk that is to be written, and refuses what the engine would
@@ -87,49 +110,46 @@ func (r *Run) openDisk(ctx context.Context, path string) (dev *disk.Device, err 
 var errNotCastOff = errors.New("the disk refused the first write; nothing was changed")
 
 // castOff is the point of no return.
-func (r *Run) castOff(g *Gathered, dev *disk.Device) error {
+func (r *Run) castOff(v *lifeboat.Voyage, dev *disk.Device) error {
 	if err := r.CastOff(); err != nil {
 		return err
 	}
 	r.Report.Printf("cast off %s: from here on the old system is gone", dev.Path())
-	undone, err := imaging.CastOff(dev, g.Boot.Holding, g.Boot.headers(dev))
+	undone, err := v.CastOff(dev)
 	if undone && r.Record.Attempts == 1 {
 		return errors.Join(errNotCastOff, err, r.Undone())
 	}
 	return err
 }
 
-// writeImage takes the image from RAM and writes each range that is what gather saw,
-// all but what is held back.
-func (r *Run) writeImage(ctx context.Context, g *Gathered, dev *disk.Device) (int64, error) {
-	src, err := r.source(g)
+// writeImage writes each range that is what gather saw, all but what is held back.
+func (r *Run) writeImage(ctx context.Context, w *Written, dev *disk.Device) (int64, error) {
+	bar := r.Report.Progress("write", w.Map.MappedBytes())
+	open := func() (image.Source, io.Closer, error) {
+		src, err := r.source(w.Gathered, dev)
+		return src, src, err
+	}
+	written, err := w.voyage.Write(ctx, dev, open, bar.Add)
 	if err != nil {
 		return 0, err
 	}
-	bar := r.Report.Progress("write", g.Map.MappedBytes())
-	job := r.job(g, dev)
-	job.Source, job.Progress = src, bar.Add
-	result, err := imaging.Write(ctx, job)
-	if err := errors.Join(err, src.Close()); err != nil {
-		return 0, err
-	}
 	bar.Done()
-	return result.Bytes, nil
+	return written, nil
 }
 
-// job is what the engine is told of the image.
+// job is what the engine is told of the image, for what it can check beforehand.
 func (r *Run) job(g *Gathered, dev *disk.Device) imaging.Job {
-	return imaging.Job{
-		Device: dev, Map: &g.Map, Unmapped: imaging.Unmapped(r.Config.Target.Unmapped), Held: g.Boot.headers(dev),
-		Written: func() { fault.At("write range") },
-		Warn:    func(err error) { r.warn("%v", err) },
+	job := imaging.Job{Device: dev, Map: &g.Map, Held: g.Boot.headers(dev)}
+	if r.boat != nil {
+		job.Keep = r.boat.Keep()
 	}
+	return job
 }
 
 // readBack compares the disk with the map; what is held back is not there yet.
-func (r *Run) readBack(ctx context.Context, g *Gathered, dev *disk.Device) error {
-	bar := r.Report.Progress("compare", g.Map.MappedBytes())
-	if err := imaging.ReadBack(ctx, dev, &g.Map, g.Boot.Image, bar.Add); err != nil {
+func (r *Run) readBack(ctx context.Context, w *Written, dev *disk.Device) error {
+	bar := r.Report.Progress("compare", w.Map.MappedBytes())
+	if err := w.voyage.ReadBack(ctx, dev, bar.Add); err != nil {
 		return err
 	}
 	bar.Done()
@@ -189,11 +209,7 @@ func (r *Run) Land(ctx context.Context, done *Restored) (_ *Landed, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	// What unmounting wrote may still be in the disk's cache.
-	if err := dev.Flush(); err != nil {
-		return nil, err
-	}
-	if err := imaging.Land(dev, done.Boot.Land); err != nil {
+	if err := done.voyage.Land(dev); err != nil {
 		return nil, err
 	}
 	finish(int64(len(done.Boot.Holding)))

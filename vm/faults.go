@@ -2,6 +2,7 @@ package vm
 
 import (
 	"encoding/json"
+	"os"
 	"strconv"
 )
 
@@ -44,13 +45,34 @@ func ThrottledBlockdev(index int, path string, bytesPerSecond int64) (blockdevs,
 	return blockdevs, extra, err
 }
 
+// LoggedBlockdev returns the Blockdev of a disk of which each write, flush and discard
+// is recorded in the file log, in the format of Linux' dm-log-writes. What the log holds
+// is thrown away.
+func LoggedBlockdev(index int, path, log string) ([]string, error) {
+	if err := os.WriteFile(log, nil, 0o600); err != nil {
+		return nil, err
+	}
+	disk := fileNode(path)
+	disk["discard"] = "unmap"
+	// The log has the flushes; neither file has to reach the host's disk.
+	record := fileNode(log)
+	for _, node := range []map[string]any{disk, record} {
+		node["cache"] = map[string]any{"no-flush": true}
+	}
+	return blockdev(index, map[string]any{
+		"driver": "blklogwrites", "discard": "unmap", "file": disk, "log": record,
+	})
+}
+
 func fileNode(path string) map[string]any {
 	return map[string]any{"driver": "file", "filename": path}
 }
 
 func blockdev(index int, below map[string]any) ([]string, error) {
-	text, err := json.Marshal(map[string]any{
-		"driver": "raw", "node-name": "drive" + strconv.Itoa(index), "file": below,
-	})
+	top := map[string]any{"driver": "raw", "node-name": "drive" + strconv.Itoa(index), "file": below}
+	if discard, ok := below["discard"]; ok {
+		top["discard"] = discard
+	}
+	text, err := json.Marshal(top)
 	return []string{string(text)}, err
 }

@@ -45,6 +45,8 @@ const ServiceKey = "-----BEGIN PRIVATE KEY-----\nonly this machine has it\n"
 // armDebian is started by the old system's service manager.
 const armDebian = `#!/bin/sh
 if reimager log; then echo "old: BACK AFTER A FAILED RUN"; exit; fi
+reimager status >/dev/null 2>&1
+if [ $? = 6 ]; then echo "old: BACK AFTER A RUN WITHOUT A REPORT"; exit; fi
 . /etc/os-release
 echo "old: $PRETTY_NAME, $(cat /etc/hostname), $(cat /etc/machine-id)"
 exec reimager arm --verbose --reboot /root/release

@@ -48,7 +48,7 @@ type Kiosk struct {
 	Dir      string
 	Disk     string // raw disk of the old system, with the release on it
 	NewRaw   string // raw image of the new system
-	NewImage string // the same, compressed
+	NewImage string // the same, compressed, if it is not packed
 	Initrd   string
 	Release  string // directory, if it was packed
 	Kernel   lab.Kernel
@@ -187,8 +187,10 @@ func Build(ctx context.Context, dir string, spec Spec) (*Kiosk, error) {
 	if _, err := lab.BuildKiosk(ctx, k.NewRaw, kernel, k.New); err != nil {
 		return nil, err
 	}
-	if err := lab.CompressBzip2(ctx, k.NewRaw, k.NewImage); err != nil {
-		return nil, err
+	if spec.Pack == "" {
+		if err := lab.CompressBzip2(ctx, k.NewRaw, k.NewImage); err != nil {
+			return nil, err
+		}
 	}
 	if spec.Signed {
 		signature, key, err := Sign(dir, k.NewImage)
@@ -262,10 +264,13 @@ func (k *Kiosk) bake(ctx context.Context, spec Spec) error {
 	return nil
 }
 
-// ArmScript arms the old kiosk at its boot, as an operator would.
+// ArmScript arms the old kiosk at its boot, as an operator would; not a second time
+// after a run that failed, or began and has left no report.
 const ArmScript = `#!/bin/sh
 echo "old: $(cat /etc/hostname) $(cat /etc/machine-id)"
 if reimager log; then echo "old: BACK AFTER A FAILED RUN"; exit; fi
+reimager status >/dev/null 2>&1
+if [ $? = 6 ]; then echo "old: BACK AFTER A RUN WITHOUT A REPORT"; exit; fi
 reimager arm --reboot /data/release
 echo "old: arm ended with $?"
 `

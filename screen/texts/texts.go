@@ -53,6 +53,8 @@ const (
 	HoldWrite         Name = "hold_write"
 	HoldRestore       Name = "hold_restore"
 	HoldDo            Name = "hold_do"
+	HoldAboard        Name = "hold_aboard"
+	HoldAboardDo      Name = "hold_aboard_do"
 	Contact           Name = "contact"
 	Stuck             Name = "stuck"
 	StuckDo           Name = "stuck_do"

@@ -1,0 +1,128 @@
+package qemutests
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"reimager/qemu-tests/scenario"
+	"reimager/qemu-tests/writelog"
+	"reimager/vm"
+)
+
+// What has boarded may be damaged. Before casting off the machine goes back; behind it
+// whatever is there twice helps, and without it the machine holds.
+func TestDamagedAboard(t *testing.T) {
+	t.Parallel()
+	p := sailed(t)
+	for _, tt := range []struct {
+		name  string
+		phase string // in which the power was cut
+		spoil func(t *testing.T, p *passage, disk string)
+		bad   []string // sections whose second block cannot be read
+		want  string
+		says  string // the console, before the end
+	}{
+		{"image", stateBoarded, spoilSection("image"), nil, endsOld, "section image"},
+		{"archive", stateBoarded, spoilSection("archive"), nil, endsOld, "section archive"},
+		{"second kernel", stateBoarded, spoilSection("kernel.2"), nil, endsOld, "section kernel.2"},
+		{"header", stateBoarded, spoilBerth(berthHeader + 100), nil, endsOld, "header of the lifeboat"},
+		{"one slot of the journal", stateBoarded, spoilBerth(berthJournal + 100), nil, endsNew, ""},
+		{"kernel unreadable", stateWriting, nil, []string{"kernel"}, endsNew, ""},
+		{"initrd unreadable", stateWriting, nil, []string{"initrd"}, endsNew, ""},
+		{"one slot of the journal", stateWriting, spoilBerth(berthJournal + 100), nil, endsNew, ""},
+		{"the other slot", stateWriting, spoilBerth(berthJournal + sealedBytes + 100), nil, endsNew, ""},
+		{"image", stateWriting, spoilSection("image"), nil, endsHold, "attempt"},
+		{"archive", stateRestoring, spoilSection("archive"), nil, endsHold, "section archive"},
+		{"header", stateWriting, spoilBerth(berthHeader + 100), nil, endsHold, "header of the lifeboat"},
+	} {
+		t.Run(tt.phase+"/"+tt.name, func(t *testing.T) {
+			t.Parallel()
+			disk := p.at(t, tt.phase)
+			if tt.spoil != nil {
+				tt.spoil(t, p, disk)
+			}
+			drive := vm.Drive{Path: disk, Serial: scenario.Serial}
+			var faults []vm.Fault
+			for _, name := range tt.bad {
+				faults = append(faults, vm.Fault{Sector: p.boat.sections[name].Off/writelog.SectorSize + 8, IOType: "read"})
+			}
+			if len(faults) > 0 {
+				blockdev, err := vm.FaultyBlockdev(0, disk, faults...)
+				must(t, err)
+				drive.Blockdev = blockdev
+			}
+			ctx := withTimeout(t)
+			guest := start(t, vm.Config{Drives: []vm.Drive{drive}})
+			if got := p.end(ctx, t, guest); got != tt.want {
+				t.Fatalf("it ended in %s; want %s", got, tt.want)
+			}
+			if !guest.Console.Contains(tt.says) {
+				t.Errorf("the console lacks %q", tt.says)
+			}
+			switch tt.want {
+			case endsNew:
+				waitExit(ctx, t, guest) // it powers off
+				p.checkNew(t, disk, true)
+			case endsOld:
+				must(t, guest.Kill())
+				if last := reportOn(t, disk).Record; last.Outcome != "failed" || !strings.Contains(last.Error, tt.says) {
+					t.Errorf("report: %s: %s; want failed with %q", last.Outcome, last.Error, tt.says)
+				}
+			}
+		})
+	}
+}
+
+// spoilSection changes bytes in the middle of a section.
+func spoilSection(name string) func(*testing.T, *passage, string) {
+	return func(t *testing.T, p *passage, disk string) {
+		t.Helper()
+		s := p.boat.sections[name]
+		if s.Bytes == 0 {
+			t.Fatalf("there is no section %s", name)
+		}
+		flipAt(t, disk, s.Off+s.Bytes/2)
+	}
+}
+
+// spoilBerth changes bytes of the fixed part of the berth.
+func spoilBerth(off int64) func(*testing.T, *passage, string) {
+	return func(t *testing.T, p *passage, disk string) {
+		t.Helper()
+		flipAt(t, disk, p.boat.berth+off)
+	}
+}
+
+func flipAt(t *testing.T, disk string, off int64) {
+	t.Helper()
+	b := readRange(t, disk, off, 16)
+	for i := range b {
+		b[i] ^= 0x5a
+	}
+	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteAt(b, off)
+	must(t, err)
+	must(t, f.Close())
+}
+
+// at makes a disk of a machine whose power was cut in the middle of a phase, or, when it
+// has boarded, as the old system's GRUB finds it.
+func (p *passage) at(t *testing.T, phase string) (disk string) {
+	t.Helper()
+	from, to, ok := p.interval(phase)
+	if !ok {
+		t.Fatalf("the disk was never seen %s", phase)
+	}
+	entry := (from + to) / 2
+	if phase == stateBoarded {
+		entry = p.resets[1]
+	}
+	disk = filepath.Join(t.TempDir(), "disk.raw")
+	must(t, p.cut(t.TempDir(), []writelog.Cut{{At: entry, Loss: writelog.Nothing}}, func(_ writelog.Cut, made string) error {
+		return os.Rename(made, disk)
+	}))
+	return disk
+}

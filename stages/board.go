@@ -1,0 +1,273 @@
+package stages
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"reimager/boot"
+	"reimager/config"
+	"reimager/disk"
+	"reimager/lifeboat"
+	"reimager/wake"
+)
+
+// loader begins to load the berth.
+func (r *Run) loader(g *Gathered) (*lifeboat.Loader, *disk.Device, error) {
+	// What is mounted for reading meanwhile does not reach into the berth.
+	dev, err := disk.OpenShared(g.Disk.Path)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := lifeboat.NewLoader(dev, *g.Berth, r.Job.RunID)
+	if err != nil {
+		return nil, nil, errors.Join(err, dev.Close())
+	}
+	return l, dev, nil
+}
+
+// streamImage copies an image that does not fit into memory from its source to the
+// berth: the same bytes that were proven when they were read before.
+func (r *Run) streamImage(g *Gathered, from *offer) (err error) {
+	l, dev, err := r.loader(g)
+	if err != nil {
+		return err
+	}
+	r.boarding = &boarding{Loader: l, dev: dev}
+	in, err := from.again()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	bar := r.Report.Progress("stream", from.bytes)
+	sum := sha256.New()
+	if err := add(l, lifeboat.Image, from.bytes, io.TeeReader(in, io.MultiWriter(sum, countTo(bar)))); err != nil {
+		return err
+	}
+	bar.Done()
+	if digest := hex.EncodeToString(sum.Sum(nil)); digest != r.Record.Image.SHA256 {
+		return fmt.Errorf("copy image %s to the berth: SHA-256 %s, but it was %s a moment ago", from, digest, r.Record.Image.SHA256)
+	}
+	return nil
+}
+
+// boarding is a lifeboat that is being loaded.
+type boarding struct {
+	*lifeboat.Loader
+	dev *disk.Device
+}
+
+// Boarded is a machine whose lifeboat is complete. Its old system is whole, and tries
+// the lifeboat out at the next start.
+type Boarded struct{ *lifeboat.Boat }
+
+// Board writes the lifeboat, and has the old system's boot loader start it once. It
+// returns nil where there is none and none is required.
+func (r *Run) Board(ctx context.Context, g *Gathered, begun *Begun) (*Boarded, error) {
+	if g.Berth == nil {
+		return nil, nil
+	}
+	done := r.stage("board")
+	boat, err := r.load(ctx, g, begun)
+	if err == nil {
+		if err = r.setGate(ctx, boot.GateProve, g.Berth.Off/boot.SectorBytes); err != nil {
+			// It may have been written all the same.
+			err = errors.Join(err, r.setGate(ctx, boot.GateTried, g.Berth.Off/boot.SectorBytes))
+		}
+	}
+	switch {
+	case err != nil && (g.Afloat || r.Config.PowerCut.Lifeboat == "require"):
+		return nil, fmt.Errorf("board the lifeboat: %w", err)
+	case err != nil:
+		g.Berth = nil
+		return nil, errors.Join(r.without(fmt.Errorf("board it: %w", err)), g.save())
+	}
+	done(used(boat))
+	r.Report.Printf("board    %s in %s, read back; the old system's GRUB starts it next", disk.Size(used(boat)), g.Berth.Where)
+	return &Boarded{boat}, nil
+}
+
+// used is how many bytes of the disk a lifeboat takes.
+func used(b *lifeboat.Boat) (n int64) {
+	for _, e := range b.Keep() {
+		n += e.Bytes
+	}
+	return n
+}
+
+func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.Boat, err error) {
+	b, start := r.boarding, time.Now()
+	if b == nil {
+		l, dev, err := r.loader(g)
+		if err != nil {
+			return nil, err
+		}
+		b = &boarding{Loader: l, dev: dev}
+	}
+	r.boarding = nil
+	defer func() { err = errors.Join(err, b.dev.Close()) }()
+	if !g.Afloat {
+		if err := addFile(b.Loader, lifeboat.Image, ramImage); err != nil {
+			return nil, err
+		}
+	}
+	if g.ArchiveBytes > 0 {
+		if err := addFile(b.Loader, lifeboat.Archive, ramArchive); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range []struct {
+		names  []string
+		source config.Source
+	}{{[]string{lifeboat.Kernel, lifeboat.Kernel2}, r.Job.Boot.Kernel}, {[]string{lifeboat.Initrd, lifeboat.Initrd2}, r.Job.Boot.Initrd}} {
+		for _, name := range f.names {
+			err := r.withFile(ctx, f.source, func(in *os.File) error { return addOpen(b.Loader, name, in) })
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	// Reading it back comes when this is on the disk; it takes about as long once more.
+	r.Record.Took("board", time.Since(start), 0)
+	state, err := r.passage(g, begun)
+	if err != nil {
+		return nil, err
+	}
+	if err := add(b.Loader, lifeboat.Saved, int64(len(state)), bytes.NewReader(state)); err != nil {
+		return nil, err
+	}
+	core, err := readCore()
+	if err != nil {
+		return nil, err
+	}
+	cmdline, err := lifeboatCmdline(r.Job, g.Berth)
+	if err != nil {
+		return nil, err
+	}
+	bar := r.Report.Progress("read back", 0)
+	boat, err := b.Finish(ctx, core, cmdline, bar.Add)
+	if err == nil {
+		bar.Done()
+	}
+	return boat, err
+}
+
+// lifeboatCmdline are the kernel's parameters when it is started from the berth. The job
+// in the old system is for who has to report there that the berth cannot be read.
+func lifeboatCmdline(job *config.Job, b *lifeboat.Berth) ([]string, error) {
+	p, err := ReadParameters()
+	return append(strings.Fields(job.Boot.Cmdline),
+		fmt.Sprintf("%s=%s@%d", boot.LifeboatParameter, job.RunID, b.Off/boot.SectorBytes), JobParameter+"="+p.Job), err
+}
+
+func addFile(l *lifeboat.Loader, name, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("board %s: %w", name, err)
+	}
+	return errors.Join(addOpen(l, name, f), f.Close())
+}
+
+func addOpen(l *lifeboat.Loader, name string, f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("board %s: %w", name, err)
+	}
+	return add(l, name, info.Size(), f)
+}
+
+// add fills a section from a reader, which has to deliver just that many bytes.
+func add(l *lifeboat.Loader, name string, n int64, from io.Reader) error {
+	w, err := l.Create(name, n)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, from)
+	return errors.Join(err, w.Close())
+}
+
+// passage is what the start that boarded knows, for the one that goes on: the section
+// "state" of the berth.
+type passage struct {
+	Gathered gathered    `json:"gathered"`
+	Job      *config.Job `json:"job"`
+	Rehearse bool        `json:"rehearse"`
+	// Init and Kernel are what boarded: nothing else may go on.
+	Init   string `json:"init_sha256"`
+	Kernel string `json:"kernel"`
+	Log    string `json:"log"`
+}
+
+func (r *Run) passage(g *Gathered, begun *Begun) ([]byte, error) {
+	p := passage{Gathered: g.gathered, Job: r.Job, Rehearse: begun.Rehearse()}
+	var err error
+	if p.Init, p.Kernel, err = running(); err != nil {
+		return nil, err
+	}
+	log, err := os.ReadFile(r.LogFile)
+	if err != nil {
+		return nil, fmt.Errorf("board the log: %w", err)
+	}
+	p.Log = string(log[:min(len(log), maxLogAboard)])
+	text, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("board the state: %w", err)
+	}
+	return text, nil
+}
+
+// maxLogAboard bounds the log that is carried on, in bytes: stateBytes counts on it.
+const maxLogAboard = 1 << 20
+
+// running tells what program and what kernel this is.
+func running() (init, kernel string, err error) {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return "", "", fmt.Errorf("look at this program: %w", err)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", "", fmt.Errorf("look at this program: %w", err)
+	}
+	kernel, err = wake.KernelRelease()
+	return hex.EncodeToString(sum.Sum(nil)), kernel, err
+}
+
+// wholeLog is the log of this start, behind that of the one which boarded.
+func (r *Run) wholeLog() ([]byte, error) {
+	log, err := os.ReadFile(r.LogFile)
+	if err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	return append([]byte(r.earlier), log...), nil
+}
+
+// setGate overwrites the gate where it lies.
+func (r *Run) setGate(ctx context.Context, state boot.GateState, sector int64) error {
+	at, err := r.await(ctx, r.Job.Gate.Device, nil)
+	if err != nil {
+		return err
+	}
+	gate, err := r.lookAt(ctx, at, r.Job.Gate, boot.EnvSize)
+	if err != nil {
+		return err
+	}
+	if _, _, err := boot.ReadGate(r.Job.RunID, gate.begin); err != nil {
+		return err
+	}
+	block, err := boot.Gate(r.Job.RunID, state, sector)
+	if err != nil {
+		return err
+	}
+	same := func(_ int, b []byte) bool { return bytes.Equal(b, gate.begin) }
+	return gate.overwrite(boot.EnvSize, [][]byte{block}, same)
+}
