@@ -14,7 +14,6 @@ import (
 	"reimager/imaging"
 )
 
-
 // berthed is a lifeboat whose archive takes several pieces, on an otherwise full disk.
 func berthed(t *testing.T, archive []byte) (*simdisk.Disk, *Boat) {
 	t.Helper()

@@ -51,7 +51,7 @@ type scenario struct {
 	held     []disk.Piece // what the image has in the sectors held back
 	landing  []disk.Piece
 	grub     *boot.LifeboatCore
-	lists    *regexp.Regexp    // of blocks, in GRUB's script
+	lists    *regexp.Regexp    // of the blocks that GRUB's script loads
 	files    map[string][]byte // what boards, in plain
 	steps    []step            // of the restore
 	fresh    simdisk.Content   // the image
@@ -75,7 +75,7 @@ func scenarios(t testing.TB) []*scenario {
 func newScenario(t testing.TB, oldTable, newTable string, u imaging.Unmapped) *scenario {
 	t.Helper()
 	before, steps := recorded(t)
-	s := &scenario{name: fmt.Sprintf("%s-%s-%s", oldTable, newTable, u), unmapped: u, steps: steps, grub: fakeGRUB(t), lists: regexp.MustCompile(`\(\$root\)(\d+)\+(\d+)`)}
+	s := &scenario{name: fmt.Sprintf("%s-%s-%s", oldTable, newTable, u), unmapped: u, steps: steps, grub: fakeGRUB(t), lists: regexp.MustCompile(`(linux|initrd) \(\$root\)(\d+)\+(\d+)`)}
 	s.old = simdisk.New(partitioned(t, oldTable, simBytes, noise(1, simBytes), 0x0d))
 	s.image = partitioned(t, newTable, simImage, make([]byte, simImage), 0x0e)
 	copy(s.image[simPart:], before)
