@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Silence counts while the old system is whole, and never after.
+// Silence counts while the old system is whole, and after it only aboard a lifeboat.
 func TestPulse(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -20,6 +20,9 @@ func TestPulse(t *testing.T) {
 		{"not cast off after all", func(p *pulse) { p.beat(PhaseCastOff); p.beat(PhaseGather) }, true},
 		{"landed", func(p *pulse) { p.beat(PhaseLanded) }, false},
 		{"holding", func(p *pulse) { p.beat(PhaseGather); p.hold() }, false},
+		{"cast off aboard", func(p *pulse) { p.aboard = true; p.beat(PhaseCastOff) }, true},
+		{"holding aboard", func(p *pulse) { p.aboard = true; p.beat(PhaseCastOff); p.hold() }, false},
+		{"trying again aboard", func(p *pulse) { p.aboard = true; p.beat(PhaseCastOff); p.hold(); p.beat(PhaseCastOff) }, true},
 	} {
 		var p pulse
 		tt.do(&p)
