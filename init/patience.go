@@ -59,7 +59,7 @@ func (p *pulse) hold() {
 func (p *pulse) silent(now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.held || p.phase == PhaseCastOff && !p.aboard || p.phase == PhaseLanded {
+	if p.held || p.phase == PhaseCastOff && !p.aboard {
 		return 0
 	}
 	return now.Sub(p.last)

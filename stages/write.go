@@ -65,6 +65,11 @@ func (r *Run) voyage(g *Gathered) *lifeboat.Voyage {
 		Unmapped: imaging.Unmapped(r.Config.Target.Unmapped),
 		Written:  func() { fault.At("write range") },
 		Warn:     func(err error) { r.warn("%v", err) },
+		Landed: func() {
+			if err := r.Landed(); err != nil {
+				r.warn("%v", err)
+			}
+		},
 	}
 	if g.Boot.TableHeld {
 		v.Headers = disk.GPTHeaders(g.Disk.Bytes, g.Disk.SectorSize)
