@@ -224,7 +224,7 @@ func (r *Run) passage(g *Gathered, begun *Begun) ([]byte, error) {
 	return text, nil
 }
 
-// maxLogAboard bounds the log that is carried on, in bytes: stateBytes counts on it.
+// maxLogAboard bounds the log that is carried on, in bytes.
 const maxLogAboard = 1 << 20
 
 // running tells what program and what kernel this is.
