@@ -216,7 +216,7 @@ func (r *Run) passage(g *Gathered, begun *Begun) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("board the log: %w", err)
 	}
-	p.Log = string(log[:min(len(log), maxLogAboard)])
+	p.Log = carriedLog(log)
 	text, err := json.Marshal(p)
 	if err != nil {
 		return nil, fmt.Errorf("board the state: %w", err)
@@ -226,6 +226,14 @@ func (r *Run) passage(g *Gathered, begun *Begun) ([]byte, error) {
 
 // maxLogAboard bounds the log that is carried on, in bytes.
 const maxLogAboard = 1 << 20
+
+// carriedLog is the beginning of a log, and says so.
+func carriedLog(log []byte) string {
+	if len(log) <= maxLogAboard {
+		return string(log)
+	}
+	return fmt.Sprintf("%s…\n(%d bytes more of the log of the first start were not carried aboard)\n", log[:maxLogAboard], len(log)-maxLogAboard)
+}
 
 // running tells what program and what kernel this is.
 func running() (init, kernel string, err error) {
