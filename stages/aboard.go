@@ -76,7 +76,8 @@ func (r *Run) FindLifeboat(ctx context.Context) (*Aboard, error) {
 	}
 	r.Job, r.earlier = a.Job, a.Log
 	*r.Record = *a.Gathered.Record
-	r.Record.Lifeboat.Starts = a.boat.Starts()
+	r.Record.Target.Path = a.disk.Path // letters change
+	r.Record.Lifeboat.Starts, r.Record.Attempts = a.boat.Starts(), a.boat.Attempts()
 	r.Report.SetRun(id)
 	r.Report.Tell(report.Event{Run: id, Rehearsal: a.Rehearse()})
 	r.Report.Printf("lifeboat %s of %s, %s", a.boat.Header().Berth.Where, a.disk.Path, a.boat.State())
@@ -355,6 +356,8 @@ func (r *Run) reopenBoat(g *Gathered) (err error) {
 		return err
 	}
 	r.earlier = g.Before
-	r.boat, err = lifeboat.Open(dev, g.Berth.Off, r.Record.RunID)
+	if r.boat, err = lifeboat.Open(dev, g.Berth.Off, r.Record.RunID); err == nil {
+		r.Record.Attempts = r.boat.Attempts() // of all starts
+	}
 	return errors.Join(err, dev.Close())
 }
