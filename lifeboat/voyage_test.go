@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"testing"
 
+	"reimager/disk/simdisk"
+	"reimager/image"
 	"reimager/imaging"
 )
 
@@ -39,5 +41,30 @@ func TestLandedIsTold(t *testing.T) {
 	}
 	if found, err := Found(d.Now(), b.Header().Berth.Off, dev.Bytes(), simRun); found || err != nil {
 		t.Errorf("a lifeboat is found afterwards: %v, %v", found, err)
+	}
+}
+
+// A lifeboat that is given up while it is loaded leaves no key, whatever was written.
+func TestAbandon(t *testing.T) {
+	berth := Berth{Off: mib, Bytes: 2 * mib}
+	d := simdisk.New(make([]byte, 4*mib)).Power()
+	l, err := NewLoader(d.Device(), berth, simRun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{Archive, Kernel, Kernel2, Initrd, Initrd2} {
+		if err := l.add(name, bytes.Repeat([]byte("x"), 5000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := l.Finish(t.Context(), fakeGRUB(t), nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	head := make([]byte, headBytes)
+	if _, err := d.Now().ReadAt(head, berth.Off); err != nil || !image.AllZero(head) {
+		t.Errorf("something is left in the fixed part of the berth, %v", err)
 	}
 }

@@ -74,7 +74,7 @@ func (r *Run) FindLifeboat(ctx context.Context) (*Aboard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the lifeboat: %w", err)
 	}
-	r.Job, r.earlier = a.Job, a.Log
+	r.Job, r.earlier, r.aboard = a.Job, a.Log, a
 	*r.Record = *a.Gathered.Record
 	r.Record.Target.Path = a.disk.Path // letters change
 	r.Record.Lifeboat.Starts, r.Record.Attempts = a.boat.Starts(), a.boat.Attempts()
@@ -344,6 +344,28 @@ func (r *Run) takeBoarded(g *Gathered, a *Aboard, dev *disk.Device) (err error) 
 func (r *Run) loadJobAboard(ctx context.Context) error {
 	_, err := r.FindLifeboat(ctx)
 	return err
+}
+
+// Abandon clears away a lifeboat that was not needed, when the machine goes back to its
+// old system: nobody shall start it some day, and its key shall not stay. Where the old
+// system is gone, nothing is touched.
+func (r *Run) Abandon() (err error) {
+	if r.aboard == nil || r.aboard.gone || interrupted(&r.aboard.disk) {
+		return nil
+	}
+	if err := sink(&r.aboard.disk, r.aboard.boat); err != nil {
+		return err
+	}
+	r.Report.Printf("lifeboat cleared away: the old system goes on")
+	return nil
+}
+
+func sink(d *disk.Disk, boat *lifeboat.Boat) (err error) {
+	dev, err := disk.OpenShared(d.Path)
+	if err != nil {
+		return fmt.Errorf("clear the berth: %w", err)
+	}
+	return errors.Join(boat.Sink(dev), dev.Close())
 }
 
 // reopenBoat finds the lifeboat again for a worker that takes over.

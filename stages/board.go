@@ -80,14 +80,14 @@ func (r *Run) Board(ctx context.Context, g *Gathered, begun *Begun) (*Boarded, e
 	if err == nil {
 		if err = r.setGate(ctx, boot.GateProve, g.Berth.Off/boot.SectorBytes); err != nil {
 			// It may have been written all the same.
-			err = errors.Join(err, r.setGate(ctx, boot.GateTried, g.Berth.Off/boot.SectorBytes))
+			err = errors.Join(err, r.setGate(ctx, boot.GateTried, g.Berth.Off/boot.SectorBytes), sink(&g.Disk, boat))
 		}
 	}
 	switch {
 	case err != nil && (g.Afloat || r.Config.PowerCut.Lifeboat == "require"):
 		return nil, fmt.Errorf("board the lifeboat: %w", err)
 	case err != nil:
-		g.Berth = nil
+		g.Berth, r.Record.Lifeboat = nil, nil
 		return nil, errors.Join(r.without(fmt.Errorf("board it: %w", err)), g.save())
 	}
 	done(used(boat))
@@ -113,7 +113,12 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 		b = &boarding{Loader: l, dev: dev}
 	}
 	r.boarding = nil
-	defer func() { err = errors.Join(err, b.dev.Close()) }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Abandon())
+		}
+		err = errors.Join(err, b.dev.Close())
+	}()
 	if !g.Afloat {
 		if err := addFile(b.Loader, lifeboat.Image, ramImage); err != nil {
 			return nil, err

@@ -52,6 +52,7 @@ type Run struct {
 	heldTable *heldTable     // nil: the disks have theirs
 	boarding  *boarding      // nil: nothing is in the berth yet
 	boat      *lifeboat.Boat // nil: this start is not from one
+	aboard    *Aboard        // nil: it is not from one, or that was not found
 	earlier   string         // log of the start that boarded
 }
 
