@@ -159,10 +159,24 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 	}
 	bar := r.Report.Progress("read back", 0)
 	boat, err := b.Finish(ctx, core, cmdline, bar.Add)
-	if err == nil {
-		bar.Done()
+	if err != nil {
+		return nil, err
 	}
-	return boat, err
+	bar.Done()
+	return boat, sameCopies(boat.Header())
+}
+
+// sameCopies compares what boards twice: each copy was read from the old system by itself,
+// and the trial starts only the first.
+func sameCopies(h lifeboat.Header) error {
+	for _, names := range [][2]string{{lifeboat.Kernel, lifeboat.Kernel2}, {lifeboat.Initrd, lifeboat.Initrd2}} {
+		first, _ := h.Section(names[0])
+		second, _ := h.Section(names[1])
+		if first.SHA256 != second.SHA256 {
+			return fmt.Errorf("board %s: it was read twice, with the SHA-256 %s and %s", names[0], first.SHA256, second.SHA256)
+		}
+	}
+	return nil
 }
 
 // lifeboatCmdline are the kernel's parameters when it is started from the berth. The job
