@@ -59,7 +59,9 @@ const grubFailedVar = "reimager_failed"
 // next_entry, and the default is the usual one; where it could not write, the
 // default names an entry that is not there, and GRUB takes the first. A plain
 // reboot would come back here for ever on such a machine; it is only what
-// follows when grub.cfg cannot be read any more.
+// follows when grub.cfg cannot be read any more, and when the initrd has failed: then a
+// kernel is loaded, and the next one would lose its command line (see LifeboatScript).
+// The gate is closed before, and where that fails, too, grub.cfg is read again.
 //
 // The gate is read into variables that were emptied before, and each failure on the
 // way (no such filesystem, no file, no block, no command) leaves them empty: then
@@ -82,7 +84,7 @@ func (e Entry) Render() (string, error) {
 		"set " + gateBerthVar + "=",
 		"set " + gateDiskVar + "=",
 		"if search --no-floppy --fs-uuid --set=" + gateDiskVar + " " + grubQuote(e.FSUUID) + "; then",
-		"\tload_env --file " + e.gateFile() + " " + gateVar + " " + gateRunVar + " " + gateBerthVar,
+		"\tload_env --file " + e.gateOn(gateDiskVar) + " " + gateVar + " " + gateRunVar + " " + gateBerthVar,
 		"fi",
 		e.prove(),
 		`if [ "${` + grubFailedVar + `}" != 1 -a "${` + gateVar + `}" = ` + string(GateArmed) + ` -a "${` + gateRunVar + `}" = ` + grubQuote(e.RunID) + ` ]; then`,
@@ -94,6 +96,10 @@ func (e Entry) Render() (string, error) {
 		"\t\tif " + strings.Join(linux, " ") + "; then",
 		"\t\t\tif initrd " + grubQuote(e.Initrd) + "; then",
 		"\t\t\t\tboot",
+		"\t\t\tfi",
+		indent(3, e.closeGate("root")...),
+		`			if [ "${` + gateVar + `}" = ` + string(GateTried) + ` ]; then`,
+		"\t\t\t\treboot",
 		"\t\t\tfi",
 		"\t\tfi",
 		"\tfi",
@@ -107,14 +113,31 @@ func (e Entry) Render() (string, error) {
 	return strings.Join(lines, "\n") + "\n", nil
 }
 
-// gateFile is the gate in GRUB's words, on the disk that was found.
-func (e Entry) gateFile() string { return `"(${` + gateDiskVar + `})"` + grubQuote(e.Gate) }
+// gateOn is the gate in GRUB's words, on the device that a variable names.
+func (e Entry) gateOn(device string) string { return `"(${` + device + `})"` + grubQuote(e.Gate) }
+
+// closeGate are commands that overwrite the gate, and leave in its variable what was
+// read back: GRUB takes a command that it does not know for true, but one that has not
+// set a variable has not.
+func (e Entry) closeGate(device string) []string {
+	return []string{
+		"insmod loadenv",
+		"set " + gateVar + "=" + string(GateTried),
+		"save_env --file " + e.gateOn(device) + " " + gateVar,
+		"set " + gateVar + "=",
+		"load_env --file " + e.gateOn(device) + " " + gateVar,
+	}
+}
+
+// indent makes lines of commands that are inside of others.
+func indent(depth int, commands ...string) string {
+	tabs := strings.Repeat("\t", depth)
+	return tabs + strings.Join(commands, "\n"+tabs)
+}
 
 // prove starts the lifeboat once, while grub.cfg is read and before there is a menu.
 //
-// The gate must be closed before: what is started may hang. So it is emptied here, and
-// only what is read back from the disk counts. GRUB takes a command that it does not
-// know for true, but one that has not set a variable has not.
+// The gate must be closed before: what is started may hang.
 //
 // A block list of a disk that is none of the BIOS's (LVM, RAID) would be read inside of
 // that, and a filesystem without a partition is not on the disk of any berth. The
@@ -122,13 +145,9 @@ func (e Entry) gateFile() string { return `"(${` + gateDiskVar + `})"` + grubQuo
 func (e Entry) prove() string {
 	return strings.Join([]string{
 		`if [ "${grub_platform}" = pc -a "${` + gateVar + `}" = ` + string(GateProve) + ` -a "${` + gateRunVar + `}" = ` + grubQuote(e.RunID) + ` ]; then`,
-		"\tinsmod loadenv",
+		indent(1, e.closeGate(gateDiskVar)...),
 		"\tinsmod regexp",
 		"\tinsmod chain",
-		"\tset " + gateVar + "=" + string(GateTried),
-		"\tsave_env --file " + e.gateFile() + " " + gateVar,
-		"\tset " + gateVar + "=",
-		"\tload_env --file " + e.gateFile() + " " + gateVar,
 		"\tset reimager_whole=",
 		"\tregexp --set=1:reimager_whole '^(hd[0-9]+),' \"${" + gateDiskVar + "}\"",
 		`	if [ "${` + gateVar + `}" = ` + string(GateTried) + ` -a -n "${reimager_whole}" ]; then`,

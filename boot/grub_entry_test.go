@@ -25,12 +25,12 @@ if search --no-floppy --fs-uuid --set=reimager_disk '0f1e2d3c-0000-4000-8000-123
 fi
 if [ "${grub_platform}" = pc -a "${reimager_gate}" = prove -a "${reimager_run}" = 'RUN7' ]; then
 	insmod loadenv
-	insmod regexp
-	insmod chain
 	set reimager_gate=tried
 	save_env --file "(${reimager_disk})"'/boot/reimager/gate' reimager_gate
 	set reimager_gate=
 	load_env --file "(${reimager_disk})"'/boot/reimager/gate' reimager_gate
+	insmod regexp
+	insmod chain
 	set reimager_whole=
 	regexp --set=1:reimager_whole '^(hd[0-9]+),' "${reimager_disk}"
 	if [ "${reimager_gate}" = tried -a -n "${reimager_whole}" ]; then
@@ -51,6 +51,14 @@ menuentry 'Reimage this machine' --id 'reimager' --unrestricted {
 		if linux '/boot/reimager/vmlinuz' 'quiet' 'console=ttyS0,115200'; then
 			if initrd '/boot/reimager/initrd'; then
 				boot
+			fi
+			insmod loadenv
+			set reimager_gate=tried
+			save_env --file "(${root})"'/boot/reimager/gate' reimager_gate
+			set reimager_gate=
+			load_env --file "(${root})"'/boot/reimager/gate' reimager_gate
+			if [ "${reimager_gate}" = tried ]; then
+				reboot
 			fi
 		fi
 	fi

@@ -80,9 +80,10 @@ func systemOf(t *testing.T, disk string, offset int64) string {
 	return system
 }
 
-// oldSystem is a grub.cfg that says on the serial port which system it boots, and $root.
+// oldSystem is a grub.cfg that boots a kernel, which says so on the serial port by its
+// command line, and what $root was.
 const oldSystem = "serial --unit=0\nterminal_input serial\nterminal_output serial\nset timeout=0\n" +
-	"menuentry 'old' {\n\techo \"OLD SYSTEM BOOTS from $root\"\n\tsleep 1000\n}\n" + stockConfig
+	"menuentry 'old' {\n\tlinux /boot/old OLD SYSTEM BOOTS from $root\n}\n" + stockConfig
 
 // TestEntryInGRUB boots entries by a real GRUB that nobody stands before. The
 // old system says so when it is booted.
@@ -148,6 +149,7 @@ func TestEntryInGRUB(t *testing.T) {
 			writeFile(t, filepath.Join(root, tc.entry.Kernel), string(speakingKernel()))
 			writeFile(t, filepath.Join(root, tc.entry.Initrd), "initrd")
 			writeFile(t, filepath.Join(root, tc.entry.Gate), string(testGate(t, tc.entry.RunID, GateArmed)))
+			writeFile(t, filepath.Join(root, "boot/old"), string(speakingKernel()))
 			if tc.gate != nil {
 				tc.gate(t, filepath.Join(root, tc.entry.Gate))
 			}
@@ -160,7 +162,8 @@ func TestEntryInGRUB(t *testing.T) {
 			checkError(t, grub.SetNextEntry(tc.entry.ID), "")
 			disk, offset := grubDisk(t, root, testEntry().FSUUID)
 
-			m := startVM(t, disk)
+			// An entry that fails may start the machine again.
+			m := startMachine(t, "-drive", "file="+disk+",format=raw,snapshot=off")
 			m.waitSerial(tc.want)
 			m.quit()
 

@@ -96,6 +96,8 @@ func (m StickMenu) Render() (string, error) {
 	return strings.Join(lines, "\n") + "\n", nil
 }
 
+// entry starts the machine again where it fails: a kernel that is loaded after another
+// loses its command line (see LifeboatScript).
 func (m StickMenu) entry(id, title, more string) string {
 	linux := "linux " + grubQuote(m.Kernel)
 	for _, p := range m.Cmdline {
@@ -110,5 +112,5 @@ func (m StickMenu) entry(id, title, more string) string {
 		"\t\t\tboot\n" +
 		"\t\tfi\n" +
 		"\tfi\n" +
-		"\techo \"The stick cannot be read.\"\n" + stickAgain + "}"
+		"\techo \"The stick cannot be read.\"\n\tsleep 10\n\treboot\n}"
 }

@@ -50,7 +50,8 @@ const (
 	coreCompressed = 512 + 0x08 // u32
 	coreBootDevice = 512 + 0x18 // three bytes, 0xff: the whole disk
 
-	// coreMax bounds a core in bytes; GRUB loads it from 0x8000 on, below 0x78000.
+	// coreMax bounds a core in bytes: it is loaded from 0x8000 on, and grub-mkimage lets
+	// none end beyond 0x78000.
 	coreMax = 0x60000
 )
 

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"reimager/disk"
+	"reimager/disk/simdisk"
 	"reimager/image"
 )
 
@@ -309,5 +310,88 @@ func TestWriteCancelled(t *testing.T) {
 	_, err := Write(ctx, Job{Device: dev, Source: &source{b: random(20 * mib)}, Written: cancel})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("Write = %v; want it to be cancelled", err)
+	}
+}
+
+// A write that was cut short goes on with the ranges that differ, those that cannot be
+// read included.
+func TestDiffering(t *testing.T) {
+	b := random(3 * mib)
+	m := mapOf(b, image.Extent{Off: 0, Bytes: mib}, image.Extent{Off: mib, Bytes: 4096}, image.Extent{Off: 2 * mib, Bytes: 8192})
+	disk0 := simdisk.New(bytes.Clone(b)).Power()
+	held := []disk.Piece{{Off: 0, Data: b[:sector]}}
+	if err := disk0.Device().WriteSectors(make([]byte, sector), 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name  string
+		spoil func(*simdisk.Disk) error
+		want  []bool
+	}{
+		{"nothing", func(*simdisk.Disk) error { return nil }, []bool{false, false, false}},
+		{"one", func(d *simdisk.Disk) error { return d.Device().WriteSectors(make([]byte, sector), 2*mib+sector) }, []bool{false, false, true}},
+		{"unreadable", func(d *simdisk.Disk) error {
+			d.Bad = func(o simdisk.Operation) bool { return o.Kind == "" && o.Off <= mib && mib < o.Off+o.Len }
+			return nil
+		}, []bool{false, true, false}},
+	} {
+		d := disk0.Now().Power()
+		if err := tt.spoil(d); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Differing(t.Context(), d.Device(), m, held, nil)
+		if err != nil || !cmp.Equal(got, tt.want) {
+			t.Errorf("%s: Differing = %v, %v; want %v", tt.name, got, err, tt.want)
+		}
+		d.Bad = nil
+		progress := int64(0)
+		job := Job{Device: d.Device(), Source: &source{b: b}, Map: m, Buffers: 2, Only: func(i int) bool { return got[i] }, Progress: func(n int64) { progress += n }}
+		before := d.Operations()
+		done, err := Write(t.Context(), job)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bytesOf := int64(0)
+		for i, is := range got {
+			if is {
+				bytesOf += m.Ranges[i].Bytes
+			}
+		}
+		if done.Bytes != bytesOf || progress != m.MappedBytes() {
+			t.Errorf("%s: Write = %d bytes, %d of progress; want %d and %d", tt.name, done.Bytes, progress, bytesOf, m.MappedBytes())
+		}
+		if bytesOf == 0 && d.Operations()-before != 1 {
+			t.Errorf("%s: %d operations; want the flush", tt.name, d.Operations()-before)
+		}
+		if err := ReadBack(t.Context(), d.Device(), m, held, nil); err != nil {
+			t.Errorf("%s: ReadBack = %v", tt.name, err)
+		}
+	}
+}
+
+// A sector that decides what boots, and an error that may mean anything: what is there
+// counts, if it stays.
+func TestPutSettled(t *testing.T) {
+	p := disk.Piece{Off: 0, Data: bytes.Repeat([]byte{7}, sector)}
+	for _, tt := range []struct {
+		name string
+		set  func(*simdisk.Disk)
+		ok   bool
+	}{
+		{"fine", func(*simdisk.Disk) {}, true},
+		{"written, and flushed on the second try", func(d *simdisk.Disk) { d.FailAt, d.Fails = 2, simdisk.FailBefore }, true},
+		{"written, and never flushed", func(d *simdisk.Disk) {
+			d.Bad = func(o simdisk.Operation) bool { return o.Kind == simdisk.Flush }
+		}, false},
+		{"never written", func(d *simdisk.Disk) {
+			d.Bad = func(o simdisk.Operation) bool { return o.Kind == simdisk.Write }
+		}, false},
+		{"unreadable", func(d *simdisk.Disk) { d.Bad = func(o simdisk.Operation) bool { return o.Kind == "" } }, false},
+	} {
+		d := simdisk.New(make([]byte, 8192)).Power()
+		tt.set(d)
+		if err := PutSettled(d.Device(), p); (err == nil) != tt.ok {
+			t.Errorf("%s: PutSettled = %v; want success %v", tt.name, err, tt.ok)
+		}
 	}
 }

@@ -160,7 +160,7 @@ type writer struct {
 
 // ranges writes the image and returns how many bytes it has.
 func (w *writer) ranges(ctx context.Context) (int64, error) {
-	if w.Source == nil && w.Map != nil {
+	if w.Source == nil && w.Only != nil {
 		return w.Map.Bytes, nil
 	}
 	buffers := w.Buffers

@@ -157,9 +157,9 @@ func holdText(e Ending) []string {
 	if e.Aboard {
 		return []string{
 			"THE MACHINE HOLDS: the new system could not be written completely.",
-			"Switching it off does no harm: the image and the machine's own files are on its disk",
-			"too, and each start tries again. Note the error above, look after the disk and its",
-			"cable, and call whoever looks after this machine.",
+			"Switching it off does no harm: the image and the machine's own files lie on its disk,",
+			"as far as that can be read, and each start tries again. Note the error above, look",
+			"after the disk and its cable, and call whoever looks after this machine.",
 		}
 	}
 	if e.Failure != nil && e.Failure.Stage == "restore" {

@@ -115,6 +115,9 @@ func reimage(r *stages.Run, pipe *os.File) error {
 // after a power cut.
 func sail(ctx context.Context, r *stages.Run, pipe *os.File) error {
 	aboard, err := r.FindLifeboat(ctx)
+	if err != nil && r.CastOffBefore() {
+		err = errors.Join(err, say(pipe, message{Phase: PhaseCastOff}))
+	}
 	if err != nil {
 		return err
 	}

@@ -45,11 +45,15 @@ func seal(magic string, v any) ([]byte, error) {
 	}
 	block := make([]byte, blockBytes)
 	copy(block, magic)
+	sealInto(block, text)
+	return block, nil
+}
+
+func sealInto(block, text []byte) {
 	binary.LittleEndian.PutUint32(block[sealLength:], uint32(len(text)))
 	sum := sha256.Sum256(text)
 	copy(block[sealDigest:], sum[:])
-	copy(block[sealText:], text)
-	return block, nil
+	clear(block[sealText+copy(block[sealText:], text):])
 }
 
 // unseal reads into v what seal has made a block of.

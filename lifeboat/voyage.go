@@ -28,10 +28,13 @@ type Voyage struct {
 	Unmapped imaging.Unmapped
 	BIOS     bool // starts this machine: sector 0 decides, and nothing else
 	Buffers  int  // of the engine; 0: its own number
-	// Warn takes what stops nothing; Written is called after each range. Both may be nil.
-	Warn    func(error)
-	Written func()
+	// Warn takes what stops nothing; Written is called after each range; Comparing is told
+	// how many bytes were compared after a cut. Each may be nil.
+	Warn      func(error)
+	Written   func()
+	Comparing func(bytes int64)
 
+	castOff bool
 	resumed bool // the disk holds a part of the image
 }
 
@@ -52,12 +55,23 @@ func (v *Voyage) CastOff(dev *disk.Device) (undone bool, err error) {
 	if v.at(Restored) {
 		return false, nil // the disk has its headers
 	}
-	if !v.BIOS {
-		return imaging.CastOff(dev, v.Holding, v.Headers)
+	if v.Boat != nil {
+		if undone, err := v.mayCastOff(dev); err != nil {
+			return undone, err
+		}
 	}
-	if v.Boat == nil {
-		return imaging.CastOffBIOS(dev, v.Holding, v.Headers)
+	castOff := imaging.CastOff
+	if v.BIOS {
+		castOff = imaging.CastOffBIOS
 	}
+	undone, err = castOff(dev, v.Holding, v.Headers)
+	v.castOff = err == nil
+	return undone, err
+}
+
+// mayCastOff tells by sector 0 whether this is the first time, and refuses it unless this
+// machine has started the lifeboat.
+func (v *Voyage) mayCastOff(dev *disk.Device) (undone bool, err error) {
 	sector0, err := dev.ReadSectors(0, int64(dev.SectorSize()))
 	if err != nil {
 		return false, err // nobody can say which system it starts
@@ -70,12 +84,15 @@ func (v *Voyage) CastOff(dev *disk.Device) (undone bool, err error) {
 	case !v.at(Proven):
 		return true, fmt.Errorf("cast off %s: the lifeboat is %s, expected %s", dev.Path(), v.Boat.State(), Proven)
 	}
-	return imaging.CastOffBIOS(dev, v.Holding, v.Headers)
+	return false, nil
 }
 
 // Write writes the image, or what is missing of it, and treats what the image does not
 // map. source is called if there is something to write.
 func (v *Voyage) Write(ctx context.Context, dev *disk.Device, source func() (image.Source, io.Closer, error), progress func(bytes int64)) (written int64, err error) {
+	if !v.castOff {
+		return 0, fmt.Errorf("write %s: it is not cast off", dev.Path())
+	}
 	if err := v.enter(dev, Writing); err != nil {
 		return 0, err
 	}
@@ -85,7 +102,7 @@ func (v *Voyage) Write(ctx context.Context, dev *disk.Device, source func() (ima
 	}
 	missing := true
 	if v.resumed {
-		differing, err := imaging.Differing(ctx, dev, v.Map, v.Image, nil)
+		differing, err := imaging.Differing(ctx, dev, v.Map, v.Image, v.Comparing)
 		if err != nil {
 			return 0, err
 		}

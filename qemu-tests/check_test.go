@@ -107,7 +107,7 @@ reimager check --json > /kiosk/link.json; mv /boot/grub/good /boot/grub/grubenv
 		!strings.Contains(job.WayBack.Cmdline, "root="+root) || strings.Contains(job.WayBack.Cmdline, "BOOT_IMAGE") {
 		t.Errorf("job: %+v, way back %+v", job, job.WayBack)
 	}
-	if job.Boot == nil || job.Boot.Kernel.String() != boot+":/reimager/vmlinuz" || job.Boot.Initrd.String() != boot+":/reimager/initrd" ||
+	if job.Boot == nil || job.Boot.Kernel.String() != boot+":/reimager/kernel" || job.Boot.Initrd.String() != boot+":/reimager/initrd" ||
 		!strings.Contains(job.Boot.Cmdline, "panic=10") || strings.Contains(job.Boot.Cmdline, "reimager.job") {
 		t.Errorf("job: boot %+v", job.Boot)
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,7 +72,7 @@ func (r *Run) FindLifeboat(ctx context.Context) (*Aboard, error) {
 		return false, errors.Join(append(why, fmt.Errorf("no disk has it at byte %d: %s", off, list(all)))...)
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("find the lifeboat: %w", err)
 	}
 	r.Job, r.earlier = a.Job, a.Log
 	*r.Record = *a.Gathered.Record
@@ -80,6 +81,13 @@ func (r *Run) FindLifeboat(ctx context.Context) (*Aboard, error) {
 	r.Report.Tell(report.Event{Run: id, Rehearsal: a.Rehearse()})
 	r.Report.Printf("lifeboat %s of %s, %s", a.boat.Header().Berth.Where, a.disk.Path, a.boat.State())
 	return a, nil
+}
+
+// CastOffBefore tells whether some disk starts a lifeboat: where its berth cannot be
+// read, that says that the old system is gone.
+func (r *Run) CastOffBefore() bool {
+	all, err := r.Disks.List()
+	return err == nil && slices.ContainsFunc(all, func(d disk.Disk) bool { return boot.IsLifeboat(sector0(&d)) })
 }
 
 // parseLifeboat reads RUN@SECTOR.
@@ -263,7 +271,7 @@ func (r *Run) takeAboard(ctx context.Context, g *Gathered, a *Aboard, dev *disk.
 	}
 	r.Report.Tell(report.Event{Work: &report.Work{Image: g.Record.Image.CompressedBytes, Mapped: g.Map.MappedBytes(), Retained: g.ArchiveBytes}})
 	if g.ArchiveBytes > 0 {
-		if err := r.takeArchive(a, dev); err != nil {
+		if err := r.takeArchive(ctx, a, dev); err != nil {
 			return err
 		}
 	}
@@ -271,10 +279,21 @@ func (r *Run) takeAboard(ctx context.Context, g *Gathered, a *Aboard, dev *disk.
 	if g.Afloat && a.gone {
 		return nil // it was read through before casting off
 	}
-	return r.takeBoarded(g, a, dev)
+	err = r.takeBoarded(g, a, dev)
+	if err != nil && a.gone {
+		// It may be on the disk already, and each range that is written is compared.
+		r.warn("%v; what is missing on the disk is read from the berth once more", err)
+		g.Afloat, err = true, nil
+	}
+	return err
 }
 
-func (r *Run) takeArchive(a *Aboard, dev *disk.Device) (err error) {
+func (r *Run) takeArchive(ctx context.Context, a *Aboard, dev *disk.Device) (err error) {
+	if a.gone { // or else it was verified with the rest
+		if err := a.boat.Verify(ctx, dev, nil, lifeboat.Archive); err != nil {
+			return err
+		}
+	}
 	in, err := a.boat.Reader(dev, lifeboat.Archive)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"reimager/boot"
 	"reimager/config"
@@ -103,7 +104,7 @@ func used(b *lifeboat.Boat) (n int64) {
 }
 
 func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.Boat, err error) {
-	b := r.boarding
+	b, start := r.boarding, time.Now()
 	if b == nil {
 		l, dev, err := r.loader(g)
 		if err != nil {
@@ -134,6 +135,8 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 			}
 		}
 	}
+	// Reading it back comes when this is on the disk; it takes about as long once more.
+	r.Record.Took("board", time.Since(start), 0)
 	state, err := r.passage(g, begun)
 	if err != nil {
 		return nil, err
@@ -145,17 +148,24 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 	if err != nil {
 		return nil, err
 	}
+	cmdline, err := lifeboatCmdline(r.Job, g.Berth)
+	if err != nil {
+		return nil, err
+	}
 	bar := r.Report.Progress("read back", 0)
-	boat, err := b.Finish(ctx, core, lifeboatCmdline(r.Job, g.Berth), bar.Add)
+	boat, err := b.Finish(ctx, core, cmdline, bar.Add)
 	if err == nil {
 		bar.Done()
 	}
 	return boat, err
 }
 
-// lifeboatCmdline are the kernel's parameters when it is started from the berth.
-func lifeboatCmdline(job *config.Job, b *lifeboat.Berth) []string {
-	return append(strings.Fields(job.Boot.Cmdline), fmt.Sprintf("%s=%s@%d", boot.LifeboatParameter, job.RunID, b.Off/boot.SectorBytes))
+// lifeboatCmdline are the kernel's parameters when it is started from the berth. The job
+// in the old system is for who has to report there that the berth cannot be read.
+func lifeboatCmdline(job *config.Job, b *lifeboat.Berth) ([]string, error) {
+	p, err := ReadParameters()
+	return append(strings.Fields(job.Boot.Cmdline),
+		fmt.Sprintf("%s=%s@%d", boot.LifeboatParameter, job.RunID, b.Off/boot.SectorBytes), JobParameter+"="+p.Job), err
 }
 
 func addFile(l *lifeboat.Loader, name, path string) error {

@@ -99,7 +99,12 @@ func (r *Run) LoadBaked() error {
 func (r *Run) LoadJob(ctx context.Context) error {
 	p, err := ReadParameters()
 	if err == nil && p.Lifeboat != "" {
-		return r.loadJobAboard(ctx)
+		aboard := r.loadJobAboard(ctx)
+		if aboard == nil || p.Job == "" {
+			return aboard
+		}
+		// The old system has a copy, as long as it is there.
+		r.Report.Printf("warning: %v", aboard)
 	}
 	if err != nil || p.Job == "" {
 		return err

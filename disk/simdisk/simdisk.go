@@ -155,6 +155,10 @@ type Disk struct {
 	// Bad tells whether an operation meets a bad spot: it then fails. The kind of a read
 	// is empty. It may be nil.
 	Bad func(o Operation) bool
+	// Lies says that a flush does nothing, as on disks that win benchmarks.
+	Lies bool
+	// LieAt is the one operation that does nothing and says nothing. 0: none.
+	LieAt int
 	// FailAt is an operation that fails once, as by a bad cable; Fails says how. 0: none.
 	FailAt int
 	Fails  Failure
@@ -268,6 +272,9 @@ func (d *Disk) do(o Operation) error {
 }
 
 func (d *Disk) effect(o Operation) {
+	if o.Kind == Flush && d.Lies || d.n == d.LieAt {
+		return
+	}
 	if o.Kind == Flush {
 		d.medium, d.pending = append(Content(nil), d.now...), nil
 		return
