@@ -31,7 +31,8 @@ lint:
 
 # unit tests, with the committed fuzz corpora
 unit:
-    go test $(go list ./... | grep -v /qemu-tests)
+    go test $(go list ./... | grep -v -e /qemu-tests -e '/lifeboat$')
+    @go test -v ./lifeboat | grep -v -e '^=== ' -e '^ *--- PASS' -e '^PASS'
 
 # a machine's whole life in QEMU, with its disks compared from the host
 qemu: build
@@ -66,6 +67,7 @@ bench runs="3": build
 # the same tests with larger numbers, for a night: random trees, accounts, system calls that fail, every fuzz target, every old Debian
 soak trees="10000" time="10m" faults="3000": build
     go test -timeout 6h ./retain -run TestTrees -trees {{trees}} -seed $RANDOM
+    go test -v -timeout 6h ./lifeboat -run TestEveryCut -sim.variants 60 -sim.seed $RANDOM
     just fuzz {{time}}
     just debians
     go test -count=5 -timeout 6h -parallel 2 ./qemu-tests/...

@@ -40,7 +40,7 @@ const gateBerthDigits = 16
 // SectorBytes: a gate that is to be proven has one, an armed one has 0, and one that was
 // tried keeps what it had.
 func Gate(runID string, state GateState, berth int64) ([]byte, error) {
-	if err := checkRunID(runID); err != nil {
+	if err := CheckRunID(runID); err != nil {
 		return nil, fmt.Errorf("make gate: %w", err)
 	}
 	if berth < 0 || state == GateArmed && berth != 0 || state == GateProve && berth == 0 {
@@ -82,9 +82,9 @@ func ReadGate(runID string, block []byte) (state GateState, berth int64, err err
 	return "", 0, fmt.Errorf("read gate: it says %q of run %q and berth %q, expected run %q", word, run, number, runID)
 }
 
-// checkRunID keeps a run id to what needs no quoting in GRUB's script: arm makes
+// CheckRunID keeps a run id to what needs no quoting in GRUB's script: arm makes
 // it of letters and digits.
-func checkRunID(id string) error {
+func CheckRunID(id string) error {
 	if id == "" || len(id) > 64 {
 		return fmt.Errorf("run id %q has %d bytes, expected 1 to 64", id, len(id))
 	}

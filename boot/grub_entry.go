@@ -177,7 +177,7 @@ func (e Entry) check() error {
 		return report.Hint(fmt.Errorf("filesystem type %q: GRUB may not read it", e.FSType),
 			"put kernel and initrd on ext4, xfs or vfat")
 	}
-	if err := checkRunID(e.RunID); err != nil {
+	if err := CheckRunID(e.RunID); err != nil {
 		return err
 	}
 	for _, file := range []string{e.Kernel, e.Initrd, e.Gate} {

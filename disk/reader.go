@@ -13,16 +13,14 @@ const readerPiece = 4 << 20
 // Reader reads n bytes from an offset on, which is a multiple of the sector size, past
 // the page cache. The next piece is read while the caller is busy with one. Close it.
 func (d *Device) Reader(off, n int64) io.ReadCloser {
-	r := &reader{dev: d, off: off, left: n, pieces: make(chan piece, 1)}
-	r.next()
-	return r
+	return &reader{dev: d, off: off, left: n, ahead: make(chan piece, 1)}
 }
 
 type reader struct {
 	dev    *Device
 	off    int64 // where the piece that comes after the next one begins
 	left   int64 // from there on
-	pieces chan piece
+	ahead  chan piece
 	coming bool // a piece is being read
 
 	now  piece
@@ -37,23 +35,19 @@ type piece struct {
 	err  error
 }
 
-// next begins to read the next piece.
-func (r *reader) next() {
-	r.coming = r.left > 0
-	if !r.coming {
-		return
-	}
+// take says where the next piece is, and how it is read.
+func (r *reader) take() func() piece {
 	sector := int64(r.dev.sector)
 	used := min(r.left, readerPiece)
 	off, whole := r.off, (used+sector-1)/sector*sector
 	r.off, r.left = r.off+used, r.left-used
-	go func() {
+	return func() piece {
 		buf, err := Buffer(int(whole))
 		if err == nil {
 			err = r.dev.ReadAt(buf, off)
 		}
-		r.pieces <- piece{buf, int(used), err}
-	}()
+		return piece{buf, int(used), err}
+	}
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -68,21 +62,27 @@ func (r *reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// turn goes on to the next piece.
+// turn goes on to the next piece, and begins to read the one after it.
 func (r *reader) turn() error {
 	if err := r.free(); err != nil {
 		return err
 	}
-	if !r.coming {
+	switch {
+	case r.coming:
+		r.now, r.coming = <-r.ahead, false
+	case r.left > 0:
+		r.now = r.take()()
+	default:
 		return io.EOF
 	}
-	r.now = <-r.pieces
-	r.coming = false
 	if r.now.err != nil {
 		return r.now.err
 	}
 	r.rest = r.now.buf[:r.now.used]
-	r.next()
+	if r.coming = r.left > 0; r.coming {
+		read := r.take()
+		go func() { r.ahead <- read() }()
+	}
 	return nil
 }
 
@@ -99,7 +99,7 @@ func (r *reader) free() error {
 func (r *reader) Close() error {
 	err := r.free()
 	if r.coming {
-		r.now, r.coming = <-r.pieces, false
+		r.now, r.coming = <-r.ahead, false
 		err = errors.Join(err, r.free())
 	}
 	r.err = fmt.Errorf("read %s: closed", r.dev.path)

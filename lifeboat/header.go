@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"reimager/boot"
 	"reimager/image"
 )
 
@@ -92,7 +93,7 @@ func (h *Header) check(off, diskBytes int64) error {
 	if h.Format != headerFormat {
 		return fmt.Errorf("read header of the lifeboat: format %d, expected %d", h.Format, headerFormat)
 	}
-	if err := checkRunID(h.RunID); err != nil {
+	if err := boot.CheckRunID(h.RunID); err != nil {
 		return fmt.Errorf("read header of the lifeboat: %w", err)
 	}
 	if h.Berth.Off != off {
@@ -124,19 +125,6 @@ func (b Berth) check(diskBytes int64) error {
 		return fmt.Errorf("berth of %d bytes at %d: expected whole blocks of %d, and not the first", b.Bytes, b.Off, sectionAlign)
 	case b.Bytes < sectionsOff || b.Off > math.MaxInt64-b.Bytes || b.Off+b.Bytes > diskBytes:
 		return fmt.Errorf("berth of %d bytes at %d: expected at least %d within a disk of %d", b.Bytes, b.Off, sectionsOff, diskBytes)
-	}
-	return nil
-}
-
-// checkRunID keeps a run id to what needs no quoting on a kernel's command line.
-func checkRunID(id string) error {
-	if id == "" || len(id) > 64 {
-		return fmt.Errorf("run id %q has %d bytes, expected 1 to 64", id, len(id))
-	}
-	for _, c := range []byte(id) {
-		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
-			return fmt.Errorf("run id %q: expected letters and digits", id)
-		}
 	}
 	return nil
 }

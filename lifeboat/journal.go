@@ -62,7 +62,7 @@ func (r record) check(runID string) error {
 	switch {
 	case r.RunID != runID:
 		return fmt.Errorf("read journal of the lifeboat: run %q, expected %q", r.RunID, runID)
-	case r.Sequence == 0 || !r.State.valid() || r.Starts < 0 || r.Attempts < 0:
+	case r.Sequence == 0 || r.Sequence >= 1<<62 || !r.State.valid() || r.Starts < 0 || r.Attempts < 0:
 		return fmt.Errorf("read journal of the lifeboat: sequence %d, state %q, %d starts, %d attempts are no record", r.Sequence, r.State, r.Starts, r.Attempts)
 	}
 	return nil

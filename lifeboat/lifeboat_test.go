@@ -379,3 +379,24 @@ func TestCastOffRefuses(t *testing.T) {
 		t.Errorf("CastOff of another lifeboat's disk = %v, %v", undone, err)
 	}
 }
+
+// What Need says is enough.
+func TestNeedIsEnough(t *testing.T) {
+	sizes := map[string]int64{Image: 70_001, Archive: 4097, Saved: 1, Kernel: 8191, Kernel2: 8191, Initrd: 12_289, Initrd2: 12_289}
+	berth := Berth{Off: mib, Bytes: Need(sizes[Kernel], sizes[Initrd], sizes[Image], sizes[Archive], sizes[Saved])}
+	l, err := NewLoader(simdisk.New(make([]byte, 4*mib)).Power().Device(), berth, simRun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, n := range sizes {
+		if err := l.add(name, make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := berth.Off + berth.Bytes - l.next; left != coreMost+scriptMost {
+		t.Errorf("%d bytes are left for core and script; want %d", left, coreMost+scriptMost)
+	}
+	if _, err := l.Finish(t.Context(), fakeGRUB(t), nil, nil); err != nil {
+		t.Error(err)
+	}
+}

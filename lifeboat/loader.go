@@ -28,7 +28,7 @@ func NewLoader(dev *disk.Device, b Berth, runID string) (*Loader, error) {
 	if dev.SectorSize() != boot.SectorBytes {
 		return nil, fmt.Errorf("load lifeboat: %s has sectors of %d bytes, expected %d", dev.Path(), dev.SectorSize(), boot.SectorBytes)
 	}
-	if err := errors.Join(b.check(dev.Bytes()), checkRunID(runID)); err != nil {
+	if err := errors.Join(b.check(dev.Bytes()), boot.CheckRunID(runID)); err != nil {
 		return nil, fmt.Errorf("load lifeboat: %w", err)
 	}
 	key, err := newKey()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -51,7 +52,7 @@ type scenario struct {
 	held     []disk.Piece // what the image has in the sectors held back
 	landing  []disk.Piece
 	grub     *boot.LifeboatCore
-	lists    *regexp.Regexp    // of blocks, in GRUB's script
+	lists    *regexp.Regexp    // of the blocks that GRUB's script loads
 	files    map[string][]byte // what boards, in plain
 	steps    []step            // of the restore
 	fresh    simdisk.Content   // the image
@@ -61,21 +62,31 @@ type scenario struct {
 	secrets  [][]byte          // what must not be there at the end
 }
 
-// scenarios are all pairs of tables and ways to treat unmapped blocks.
-func scenarios(t testing.TB) []*scenario {
-	var all []*scenario
-	for _, tables := range [][2]string{{"dos", "dos"}, {"gpt", "gpt"}, {"gpt", "dos"}, {"dos", "gpt"}} {
-		for _, u := range []imaging.Unmapped{imaging.Leave, imaging.Zero, imaging.Discard} {
-			all = append(all, newScenario(t, tables[0], tables[1], u))
+// scenarios are all pairs of tables and ways to treat unmapped blocks; name is one of
+// them, or empty.
+func scenarios(t testing.TB, name string) iter.Seq[*scenario] {
+	return func(yield func(*scenario) bool) {
+		for _, tables := range [][2]string{{"dos", "dos"}, {"gpt", "gpt"}, {"gpt", "dos"}, {"dos", "gpt"}} {
+			for _, u := range []imaging.Unmapped{imaging.Leave, imaging.Zero, imaging.Discard} {
+				if name != "" && name != scenarioName(tables[0], tables[1], u) {
+					continue
+				}
+				if !yield(newScenario(t, tables[0], tables[1], u)) {
+					return
+				}
+			}
 		}
 	}
-	return all
+}
+
+func scenarioName(oldTable, newTable string, u imaging.Unmapped) string {
+	return fmt.Sprintf("%s-%s-%s", oldTable, newTable, u)
 }
 
 func newScenario(t testing.TB, oldTable, newTable string, u imaging.Unmapped) *scenario {
 	t.Helper()
 	before, steps := recorded(t)
-	s := &scenario{name: fmt.Sprintf("%s-%s-%s", oldTable, newTable, u), unmapped: u, steps: steps, grub: fakeGRUB(t), lists: regexp.MustCompile(`\(\$root\)(\d+)\+(\d+)`)}
+	s := &scenario{name: scenarioName(oldTable, newTable, u), unmapped: u, steps: steps, grub: fakeGRUB(t), lists: regexp.MustCompile(`(linux|initrd) \(\$root\)(\d+)\+(\d+)`)}
 	s.old = simdisk.New(partitioned(t, oldTable, simBytes, noise(1, simBytes), 0x0d))
 	s.image = partitioned(t, newTable, simImage, make([]byte, simImage), 0x0e)
 	copy(s.image[simPart:], before)

@@ -81,9 +81,12 @@ func (w *sectionWriter) send() error {
 		return err
 	}
 	off := w.off
+	w.off, w.n = w.off+int64(len(padded)), 0
+	if w.spare == nil { // there is only this one
+		return w.l.write(padded, off)
+	}
 	w.underway = make(chan error, 1)
 	go func(done chan<- error) { done <- w.l.write(padded, off) }(w.underway)
-	w.off, w.n = w.off+int64(len(padded)), 0
 	w.buf, w.spare = w.spare, w.buf
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 
 var (
 	simVariants = flag.Int("sim.variants", 6, "how many disks are tried of each cut and fate")
+	simSeed     = flag.Uint64("sim.seed", 0, "other random numbers")
 	simOnly     = flag.String("sim.only", "", "the one state to try, as a failure names it: SCENARIO/CUT/FATE/VARIANT")
 )
 
@@ -156,23 +157,21 @@ func (s *scenario) every(ctx context.Context, variants int, only string, states 
 func (s *scenario) try(ctx context.Context, t try, states *atomic.Int64, sail sailing) string {
 	h := fnv.New64a()
 	h.Write([]byte(s.named(t)))
-	r := &run{scenario: s, sail: sail, states: states, rng: rand.New(rand.NewPCG(h.Sum64(), 0))}
+	r := &run{scenario: s, sail: sail, states: states, rng: rand.New(rand.NewPCG(h.Sum64(), *simSeed))}
 	r.told = []string{fmt.Sprintf("cut at operation %d, %v; what is in the cache %s", t.n, t.cut, t.fate)}
 	err := r.goesOn(ctx, t.cut.Left(t.fate, r.rng), t.boarded)
 	if err == nil {
 		return ""
 	}
-	return fmt.Sprintf("%s: %v\n\t%s\n\tgo test ./lifeboat -run TestEveryCut -sim.only '%s'", s.named(t), err, strings.Join(r.told, "\n\t"), s.named(t))
+	return fmt.Sprintf("%s: %v\n\t%s\n\tgo test ./lifeboat -run TestEveryCut -sim.seed %d -sim.only '%s'", s.named(t), err, strings.Join(r.told, "\n\t"), *simSeed, s.named(t))
 }
 
 // The power may go at any operation, and again, and once more: the machine ends up with
 // its new system and all that it keeps, or, before it has cast off, as it was.
 func TestEveryCut(t *testing.T) {
 	var states atomic.Int64
-	for _, s := range scenarios(t) {
-		if name, _, _ := strings.Cut(*simOnly, "/"); name != "" && name != s.name {
-			continue
-		}
+	name, _, _ := strings.Cut(*simOnly, "/")
+	for s := range scenarios(t, name) {
 		failures, err := s.every(t.Context(), *simVariants, *simOnly, &states, sail)
 		if err != nil {
 			t.Fatalf("%s: without a cut: %v", s, err)
@@ -184,6 +183,6 @@ func TestEveryCut(t *testing.T) {
 			t.Fatalf("%s: %d states failed", s, len(failures))
 		}
 	}
-	// go test shows it with -v, as `just unit` calls it.
+	// Shown with -v, and so by `just unit`.
 	fmt.Printf("lifeboat: %d states that a power cut may leave were tried\n", states.Load())
 }

@@ -124,6 +124,9 @@ func (r *Run) castOff(v *lifeboat.Voyage, dev *disk.Device) error {
 
 // writeImage writes each range that is what gather saw, all but what is held back.
 func (r *Run) writeImage(ctx context.Context, w *Written, dev *disk.Device) (int64, error) {
+	if r.boat != nil && r.boat.Starts() > 1 {
+		w.voyage.Comparing = r.Report.Progress("look", w.Map.MappedBytes()).Add
+	}
 	bar := r.Report.Progress("write", w.Map.MappedBytes())
 	open := func() (image.Source, io.Closer, error) {
 		src, err := r.source(w.Gathered, dev)
