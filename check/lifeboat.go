@@ -225,8 +225,7 @@ func (x *Examination) neededBerth() (int64, error) {
 	if x.plan != nil {
 		archive = x.plan.ArchiveBytes
 	}
-	state := stages.NeededMemory(x.Release.ImageBytes, x.plan, x.Target.Bytes, x.Release.Map).State
-	return lifeboat.Need(sizes[0], sizes[1], x.Release.ImageBytes, archive, state), nil
+	return stages.NeededBerth(sizes[0], sizes[1], x.Release.ImageBytes, archive, x.Target.Bytes, x.Release.Map), nil
 }
 
 // namedBerth finds the partition that the configuration names. On the running machine a

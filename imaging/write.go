@@ -56,7 +56,8 @@ type Job struct {
 	// not read back. The map of the Result has no ranges then.
 	NoDigests bool
 	// Progress is told how many bytes of the image were dealt with since the last
-	// time, from several goroutines; it may be nil.
+	// time, from several goroutines; 0 while what the image leaves out is zeroed or
+	// discarded, which can take as long. It may be nil.
 	Progress func(bytes int64)
 	// Written is called after each range that was written; it may be nil.
 	Written func()
@@ -244,7 +245,10 @@ func (w *writer) unmapped(imageBytes int64, bare bool) error {
 	if bare { // its map may have been spared
 		free = image.Complement(append(keep, image.Extent{Off: 0, Bytes: imageBytes}), w.Device.Bytes())
 	}
-	for _, e := range image.Inward(free, w.sector) {
+	for _, e := range pieces(image.Inward(free, w.sector)) {
+		if w.Progress != nil {
+			w.Progress(0)
+		}
 		if w.Unmapped == Zero {
 			if err := w.Device.Zero(e.Off, e.Bytes); err != nil {
 				return err
@@ -258,4 +262,20 @@ func (w *writer) unmapped(imageBytes int64, bare bool) error {
 		}
 	}
 	return nil
+}
+
+// pieceBytes is what is zeroed or discarded between two signs of life. The kernel counts
+// neither among what a process writes.
+const pieceBytes = 64 << 20
+
+func pieces(all []image.Extent) []image.Extent {
+	var parts []image.Extent
+	for _, e := range all {
+		for e.Bytes > pieceBytes {
+			parts = append(parts, image.Extent{Off: e.Off, Bytes: pieceBytes})
+			e.Off, e.Bytes = e.Off+pieceBytes, e.Bytes-pieceBytes
+		}
+		parts = append(parts, e)
+	}
+	return parts
 }

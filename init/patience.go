@@ -25,11 +25,11 @@ type pulse struct {
 	aboard bool
 }
 
-// beat notes progress.
+// beat notes progress; a machine that held holds no longer.
 func (p *pulse) beat(phase Phase) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.last, p.phase = time.Now(), phase
+	p.last, p.phase, p.held = time.Now(), phase, false
 }
 
 // move notes progress in the same phase.
@@ -59,7 +59,7 @@ func (p *pulse) hold() {
 func (p *pulse) silent(now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.held || p.phase == PhaseCastOff && !p.aboard || p.phase == PhaseLanded {
+	if p.held || p.phase == PhaseCastOff && !p.aboard {
 		return 0
 	}
 	return now.Sub(p.last)

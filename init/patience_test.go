@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Silence counts while the old system is whole, and never after.
+// Silence does not count while only memory can save the machine.
 func TestPulse(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -18,8 +18,11 @@ func TestPulse(t *testing.T) {
 		{"cast off", func(p *pulse) { p.beat(PhaseCastOff) }, false},
 		{"cast off and moving", func(p *pulse) { p.beat(PhaseCastOff); p.move() }, false},
 		{"not cast off after all", func(p *pulse) { p.beat(PhaseCastOff); p.beat(PhaseGather) }, true},
-		{"landed", func(p *pulse) { p.beat(PhaseLanded) }, false},
+		{"landed", func(p *pulse) { p.beat(PhaseLanded) }, true},
 		{"holding", func(p *pulse) { p.beat(PhaseGather); p.hold() }, false},
+		{"cast off aboard", func(p *pulse) { p.aboard = true; p.beat(PhaseCastOff) }, true},
+		{"holding aboard", func(p *pulse) { p.aboard = true; p.beat(PhaseCastOff); p.hold() }, false},
+		{"trying again aboard", func(p *pulse) { p.aboard = true; p.beat(PhaseCastOff); p.hold(); p.beat(PhaseCastOff) }, true},
 	} {
 		var p pulse
 		tt.do(&p)

@@ -20,6 +20,7 @@ type message struct {
 	Rehearsed bool          `json:"rehearsed,omitempty"`
 	Boarded   bool          `json:"boarded,omitempty"` // the lifeboat is to be started
 	Alive     bool          `json:"alive,omitempty"`   // something moves
+	Done      bool          `json:"done,omitempty"`    // nothing is left to do for a machine that has landed
 }
 
 // messagePipe is the file descriptor that a worker finds its pipe on.
@@ -61,7 +62,7 @@ func hear(pipe *os.File, e *Ending, show func(message)) {
 		e.Rehearsed = e.Rehearsed || m.Rehearsed
 		e.Boarded = e.Boarded || m.Boarded
 		show(m)
-		if m.Failed != nil || m.Over != nil || m.Rehearsed || m.Boarded || m.Phase == PhaseLanded {
+		if m.Failed != nil || m.Over != nil || m.Rehearsed || m.Boarded || m.Done {
 			return
 		}
 	}

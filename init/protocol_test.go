@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"reimager/config"
 	"reimager/report"
 )
 
@@ -54,6 +55,31 @@ func TestHearLastWord(t *testing.T) {
 	want := Ending{Phase: PhaseCastOff, Attempts: 2, Failure: said}
 	if diff := cmp.Diff(want, e); diff != "" {
 		t.Errorf("hear (-want +got):\n%s", diff)
+	}
+}
+
+// Who dies after landing, as what is left of a lifeboat is cleared away, has landed.
+func TestHearLanded(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []message{{Phase: PhaseLanded}, {Alive: true}, {Failed: &Failure{Error: "x"}}} {
+		if err := say(w, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e := Ending{Phase: PhaseCastOff, Attempts: 1, Aboard: true}
+	shown := 0
+	hear(r, &e, func(message) { shown++ })
+	if want := (Ending{Phase: PhaseLanded, Attempts: 1, Aboard: true, Failure: &Failure{Error: "x"}}); !cmp.Equal(want, e) || shown != 3 {
+		t.Errorf("hear = %+v after %d messages; want %+v after 3", e, shown, want)
+	}
+	if got := decide(config.Default().Failure, e); got != GoOn {
+		t.Errorf("decide = %s; want %s", got, GoOn)
 	}
 }
 

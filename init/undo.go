@@ -43,5 +43,11 @@ func undo(r *stages.Run) error {
 	if err != nil || r.Job == nil {
 		return errors.Join(unmounted, err)
 	}
-	return errors.Join(unmounted, r.ReportBack(ctx))
+	if err := r.ReportBack(ctx); err != nil {
+		return errors.Join(unmounted, err) // it is tried once more, with job and log from the lifeboat
+	}
+	if err := r.Abandon(); err != nil {
+		r.Report.Printf("warning: %v", err) // it is no better another time
+	}
+	return unmounted
 }

@@ -200,7 +200,7 @@ func finish(ctx context.Context, r *stages.Run, pipe *os.File, gathered *stages.
 		return err
 	}
 	r.CloseStick(ctx)
-	return say(pipe, message{Phase: PhaseLanded})
+	return say(pipe, message{Done: true})
 }
 
 // wakeUp loads drivers and what was baked in.
@@ -259,6 +259,7 @@ func newRun(pipe *os.File, attempt string) (*stages.Run, error) {
 		Record: record, Workers: min(runtime.NumCPU(), maxWorkers), LogFile: logFile,
 		CastOff: func() error { return say(pipe, message{Phase: PhaseCastOff}) },
 		Undone:  func() error { return say(pipe, message{Phase: PhaseGather}) },
+		Landed:  func() error { return say(pipe, message{Phase: PhaseLanded}) },
 	}
 	kmsg, _ := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0) // without it there is one place less to look
 	log, err := report.OpenLog(logFile)

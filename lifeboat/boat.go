@@ -155,8 +155,8 @@ func erase(dev *disk.Device, e image.Extent) (err error) {
 	}
 }
 
-// Sink makes that no lifeboat is found any more, and nothing of what was gathered: when
-// the disk has landed.
+// Sink makes that no lifeboat is found any more, nor its key, nor what was gathered: when
+// the disk has landed, or will not cast off.
 func (b *Boat) Sink(dev *disk.Device) error {
 	err := dev.WriteZeros(b.header.Berth.Off, headBytes)
 	if s, ok := b.header.Section(Saved); ok {

@@ -35,13 +35,20 @@ func NewLoader(dev *disk.Device, b Berth, runID string) (*Loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := dev.WriteZeros(b.Off, headBytes); err != nil {
-		return nil, err
-	}
-	if err := dev.Flush(); err != nil {
+	if err := clearHead(dev, b); err != nil {
 		return nil, err
 	}
 	return &Loader{dev: dev, header: Header{Format: headerFormat, RunID: runID, Berth: b}, key: key, next: b.Off + sectionsOff}, nil
+}
+
+// Abandon leaves neither a lifeboat nor its key in the berth.
+func (l *Loader) Abandon() error { return clearHead(l.dev, l.header.Berth) }
+
+func clearHead(dev *disk.Device, b Berth) error {
+	if err := dev.WriteZeros(b.Off, headBytes); err != nil {
+		return err
+	}
+	return dev.Flush()
 }
 
 // Create begins the next section, of exactly that many bytes. It is there when it was

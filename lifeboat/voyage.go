@@ -29,10 +29,12 @@ type Voyage struct {
 	BIOS     bool // starts this machine: sector 0 decides, and nothing else
 	Buffers  int  // of the engine; 0: its own number
 	// Warn takes what stops nothing; Written is called after each range; Comparing is told
-	// how many bytes were compared after a cut. Each may be nil.
+	// how many bytes were compared after a cut; Landed is called when the disk boots the
+	// new system, before the lifeboat is cleared away. Each may be nil.
 	Warn      func(error)
 	Written   func()
 	Comparing func(bytes int64)
+	Landed    func()
 
 	castOff bool
 	resumed bool // the disk holds a part of the image
@@ -184,6 +186,9 @@ func (v *Voyage) Land(dev *disk.Device) error {
 		if err := imaging.PutSettled(dev, p); err != nil {
 			return err
 		}
+	}
+	if v.Landed != nil {
+		v.Landed()
 	}
 	if v.Boat != nil {
 		if err := v.sink(dev); err != nil && v.Warn != nil {

@@ -74,9 +74,10 @@ func (r *Run) FindLifeboat(ctx context.Context) (*Aboard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the lifeboat: %w", err)
 	}
-	r.Job, r.earlier = a.Job, a.Log
+	r.Job, r.earlier, r.aboard = a.Job, a.Log, a
 	*r.Record = *a.Gathered.Record
-	r.Record.Lifeboat.Starts = a.boat.Starts()
+	r.Record.Target.Path = a.disk.Path // letters change
+	r.Record.Lifeboat.Starts, r.Record.Attempts = a.boat.Starts(), a.boat.Attempts()
 	r.Report.SetRun(id)
 	r.Report.Tell(report.Event{Run: id, Rehearsal: a.Rehearse()})
 	r.Report.Printf("lifeboat %s of %s, %s; start %d, and the write was begun %d times", a.boat.Header().Berth.Where, a.disk.Path, a.boat.State(), a.boat.Starts()+1, a.boat.Attempts())
@@ -345,6 +346,28 @@ func (r *Run) loadJobAboard(ctx context.Context) error {
 	return err
 }
 
+// Abandon clears away a lifeboat that was not needed, when the machine goes back to its
+// old system: nobody shall start it some day, and its key shall not stay. Where the old
+// system is gone, nothing is touched.
+func (r *Run) Abandon() (err error) {
+	if r.aboard == nil || r.aboard.gone || interrupted(&r.aboard.disk) {
+		return nil
+	}
+	if err := sink(&r.aboard.disk, r.aboard.boat); err != nil {
+		return err
+	}
+	r.Report.Printf("lifeboat cleared away: the old system goes on")
+	return nil
+}
+
+func sink(d *disk.Disk, boat *lifeboat.Boat) (err error) {
+	dev, err := disk.OpenShared(d.Path)
+	if err != nil {
+		return fmt.Errorf("clear the berth: %w", err)
+	}
+	return errors.Join(boat.Sink(dev), dev.Close())
+}
+
 // reopenBoat finds the lifeboat again for a worker that takes over.
 func (r *Run) reopenBoat(g *Gathered) (err error) {
 	if g.Berth == nil || !FromLifeboat() {
@@ -355,6 +378,8 @@ func (r *Run) reopenBoat(g *Gathered) (err error) {
 		return err
 	}
 	r.earlier = g.Before
-	r.boat, err = lifeboat.Open(dev, g.Berth.Off, r.Record.RunID)
+	if r.boat, err = lifeboat.Open(dev, g.Berth.Off, r.Record.RunID); err == nil {
+		r.Record.Attempts = r.boat.Attempts() // of all starts
+	}
 	return errors.Join(err, dev.Close())
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -159,6 +160,7 @@ func (r *Run) runHooks(ctx context.Context, hooks []config.Hook, w *Written) err
 	if err != nil {
 		r.warn("%v", err)
 	}
+	defer r.moving()()
 	results, err := hook.Run(ctx, newDir, hooks, hook.Options{
 		Disk: target, Held: w.Boot.Land, Hostname: vars["hostname"],
 		Env:    map[string]string{"REIMAGER_RUN_ID": r.Record.RunID},
@@ -175,6 +177,25 @@ func (r *Run) runHooks(ctx context.Context, hooks []config.Hook, w *Written) err
 		r.Record.Hooks = append(r.Record.Hooks, note)
 	}
 	return err
+}
+
+// moving says that the run gets on, until it is ended: a hook may be silent for as long as
+// its own timeout lets it.
+func (r *Run) moving() (end func()) {
+	ended := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-tick.C:
+				r.Report.Moves()
+			}
+		}
+	}()
+	return func() { close(ended) }
 }
 
 // hideBerth keeps hooks from the partition that the lifeboat lies in, which is still

@@ -7,9 +7,16 @@ import (
 
 	"reimager/config"
 	"reimager/disk"
+	"reimager/image"
 	"reimager/lifeboat"
 	"reimager/report"
 )
+
+// NeededBerth says how large a berth a run needs, in bytes, for files of so many, for what
+// it has gathered on a disk of diskBytes, and for its log.
+func NeededBerth(kernel, initrd, imageBytes, archive, diskBytes int64, m *image.Map) int64 {
+	return lifeboat.Need(kernel, initrd, imageBytes, archive, stateBytes(diskBytes, m)+maxLogAboard)
+}
 
 // BerthPartition returns the number of the old system's partition that [power_cut] berth
 // names; 0 if it names none. A name below /dev counts by its number, as it does in [new].

@@ -80,14 +80,14 @@ func (r *Run) Board(ctx context.Context, g *Gathered, begun *Begun) (*Boarded, e
 	if err == nil {
 		if err = r.setGate(ctx, boot.GateProve, g.Berth.Off/boot.SectorBytes); err != nil {
 			// It may have been written all the same.
-			err = errors.Join(err, r.setGate(ctx, boot.GateTried, g.Berth.Off/boot.SectorBytes))
+			err = errors.Join(err, r.setGate(ctx, boot.GateTried, g.Berth.Off/boot.SectorBytes), sink(&g.Disk, boat))
 		}
 	}
 	switch {
 	case err != nil && (g.Afloat || r.Config.PowerCut.Lifeboat == "require"):
 		return nil, fmt.Errorf("board the lifeboat: %w", err)
 	case err != nil:
-		g.Berth = nil
+		g.Berth, r.Record.Lifeboat = nil, nil
 		return nil, errors.Join(r.without(fmt.Errorf("board it: %w", err)), g.save())
 	}
 	done(used(boat))
@@ -113,7 +113,12 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 		b = &boarding{Loader: l, dev: dev}
 	}
 	r.boarding = nil
-	defer func() { err = errors.Join(err, b.dev.Close()) }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Abandon())
+		}
+		err = errors.Join(err, b.dev.Close())
+	}()
 	if !g.Afloat {
 		if err := addFile(b.Loader, lifeboat.Image, ramImage); err != nil {
 			return nil, err
@@ -154,10 +159,24 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 	}
 	bar := r.Report.Progress("read back", 0)
 	boat, err := b.Finish(ctx, core, cmdline, bar.Add)
-	if err == nil {
-		bar.Done()
+	if err != nil {
+		return nil, err
 	}
-	return boat, err
+	bar.Done()
+	return boat, sameCopies(boat.Header())
+}
+
+// sameCopies compares what boards twice: each copy was read from the old system by itself,
+// and the trial starts only the first.
+func sameCopies(h lifeboat.Header) error {
+	for _, names := range [][2]string{{lifeboat.Kernel, lifeboat.Kernel2}, {lifeboat.Initrd, lifeboat.Initrd2}} {
+		first, _ := h.Section(names[0])
+		second, _ := h.Section(names[1])
+		if first.SHA256 != second.SHA256 {
+			return fmt.Errorf("board %s: it was read twice, with the SHA-256 %s and %s", names[0], first.SHA256, second.SHA256)
+		}
+	}
+	return nil
 }
 
 // lifeboatCmdline are the kernel's parameters when it is started from the berth. The job
@@ -216,7 +235,7 @@ func (r *Run) passage(g *Gathered, begun *Begun) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("board the log: %w", err)
 	}
-	p.Log = string(log[:min(len(log), maxLogAboard)])
+	p.Log = carriedLog(log)
 	text, err := json.Marshal(p)
 	if err != nil {
 		return nil, fmt.Errorf("board the state: %w", err)
@@ -224,8 +243,16 @@ func (r *Run) passage(g *Gathered, begun *Begun) ([]byte, error) {
 	return text, nil
 }
 
-// maxLogAboard bounds the log that is carried on, in bytes: stateBytes counts on it.
+// maxLogAboard bounds the log that is carried on, in bytes.
 const maxLogAboard = 1 << 20
+
+// carriedLog is the beginning of a log, and says so.
+func carriedLog(log []byte) string {
+	if len(log) <= maxLogAboard {
+		return string(log)
+	}
+	return fmt.Sprintf("%s…\n(%d bytes more of the log of the first start were not carried aboard)\n", log[:maxLogAboard], len(log)-maxLogAboard)
+}
 
 // running tells what program and what kernel this is.
 func running() (init, kernel string, err error) {

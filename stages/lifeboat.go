@@ -130,7 +130,7 @@ func (r *Run) berth(g *Gathered, h *harbour, imageBytes int64) (*lifeboat.Berth,
 	}
 	b, err := lifeboat.Choose(lifeboat.Search{
 		DiskBytes: g.Disk.Bytes, Old: old, New: lifeboat.System{Table: &g.Table, Filesystems: g.filesystems}, Written: written,
-		Need:  lifeboat.Need(h.kernel, h.initrd, imageBytes, g.ArchiveBytes, stateBytes(g.Disk.Bytes, &g.Map)+maxLogAboard),
+		Need:  NeededBerth(h.kernel, h.initrd, imageBytes, g.ArchiveBytes, g.Disk.Bytes, &g.Map),
 		Named: named, InUse: inUse,
 	})
 	return &b, err

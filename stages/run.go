@@ -46,10 +46,13 @@ type Run struct {
 	CastOff func() error
 	// Undone is called when that write left the old byte in place after all.
 	Undone func() error
+	// Landed is called as soon as the disk boots the new system.
+	Landed func() error
 
 	heldTable *heldTable     // nil: the disks have theirs
 	boarding  *boarding      // nil: nothing is in the berth yet
 	boat      *lifeboat.Boat // nil: this start is not from one
+	aboard    *Aboard        // nil: it is not from one, or that was not found
 	earlier   string         // log of the start that boarded
 }
 

@@ -65,6 +65,11 @@ func (r *Run) voyage(g *Gathered) *lifeboat.Voyage {
 		Unmapped: imaging.Unmapped(r.Config.Target.Unmapped),
 		Written:  func() { fault.At("write range") },
 		Warn:     func(err error) { r.warn("%v", err) },
+		Landed: func() {
+			if err := r.Landed(); err != nil {
+				r.warn("%v", err)
+			}
+		},
 	}
 	if g.Boot.TableHeld {
 		v.Headers = disk.GPTHeaders(g.Disk.Bytes, g.Disk.SectorSize)
@@ -124,7 +129,7 @@ func (r *Run) castOff(v *lifeboat.Voyage, dev *disk.Device) error {
 
 // writeImage writes each range that is what gather saw, all but what is held back.
 func (r *Run) writeImage(ctx context.Context, w *Written, dev *disk.Device) (int64, error) {
-	if r.boat != nil && r.boat.Starts() > 1 {
+	if r.boat != nil && (r.boat.Starts() > 1 || r.boat.Attempts() > 0) {
 		w.voyage.Comparing = r.Report.Progress("look", w.Map.MappedBytes()).Add
 	}
 	bar := r.Report.Progress("write", w.Map.MappedBytes())
