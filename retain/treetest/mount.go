@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // Need fails a test that lacks root or a tool.
@@ -45,8 +46,21 @@ func Mount(t testing.TB, kind Kind, bytes int64) string {
 		run(t, "mkfs."+kind.Name, "-q", image)
 		run(t, "mount", "-o", "loop", image, point)
 	}
-	t.Cleanup(func() { run(t, "umount", point) })
+	t.Cleanup(func() { unmount(t, point) })
 	return point
+}
+
+// unmount waits for whatever looks at the filesystem yet: the kernel's own worker on
+// btrfs, or somebody who walks through all of a host's files.
+func unmount(t testing.TB, point string) {
+	t.Helper()
+	for range 100 {
+		if exec.Command("umount", point).Run() == nil {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	run(t, "umount", point)
 }
 
 func run(t testing.TB, tool string, args ...string) {
