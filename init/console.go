@@ -118,11 +118,7 @@ func (s *supervisor) showEnd(e Ending, a Action) {
 	}
 	switch a {
 	case GoBack:
-		if why == "" {
-			s.page.End(screen.Rehearsed, "")
-		} else {
-			s.page.End(screen.Back, why)
-		}
+		s.page.End(backScene(e, why), why)
 	case TryAgain:
 		s.page.Again()
 	case GoOn:
@@ -130,6 +126,17 @@ func (s *supervisor) showEnd(e Ending, a Action) {
 	case Hold:
 		s.page.End(holdScene(e), why)
 	}
+}
+
+// backScene is what is left to say when the disk decides what comes next.
+func backScene(e Ending, why string) screen.Scene {
+	switch {
+	case why == "":
+		return screen.Rehearsed
+	case e.Aboard && e.Phase == PhaseWake && e.Over == nil:
+		return screen.HoldAboard // the old system may be gone
+	}
+	return screen.Back
 }
 
 // holdScene is the page's counterpart of holdText.

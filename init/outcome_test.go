@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"reimager/config"
+	"reimager/screen"
 )
 
 func TestDecide(t *testing.T) {
@@ -95,6 +96,26 @@ func TestNeverBackAfterCastOff(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// A start from a lifeboat that does not know what is on the disk does not say that the old
+// system is.
+func TestBackScene(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		ending Ending
+		why    string
+		want   screen.Scene
+	}{
+		{"rehearsed", Ending{Phase: PhaseGather, Rehearsed: true}, "", screen.Rehearsed},
+		{"failed", Ending{Phase: PhaseGather}, "x", screen.Back},
+		{"failed aboard", Ending{Phase: PhaseGather, Aboard: true}, "x", screen.Back},
+		{"astray", Ending{Phase: PhaseWake, Aboard: true}, "x", screen.HoldAboard},
+	} {
+		if got := backScene(tt.ending, tt.why); got != tt.want {
+			t.Errorf("%s: backScene = %d; want %d", tt.name, got, tt.want)
 		}
 	}
 }

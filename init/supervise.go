@@ -74,7 +74,9 @@ func supervise() {
 	}
 	go s.reap()
 	if p, err := stages.ReadParameters(); err == nil {
-		s.pulse.aboard = p.Lifeboat != ""
+		if s.pulse.aboard = p.Lifeboat != ""; s.pulse.aboard {
+			s.page.PowerCut(screen.CarryOn) // until it is known that the old system is there
+		}
 	}
 	s.pulse.beat(PhaseWake)
 	if s.config.Machine.Watchdog != "off" {
