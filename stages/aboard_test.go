@@ -22,3 +22,13 @@ func TestAbandonSpares(t *testing.T) {
 		t.Error("Abandon of a disk that is not there = nil")
 	}
 }
+
+// A rehearsal stays one aboard, until the old system is gone, which it never should be.
+func TestReturnsAboard(t *testing.T) {
+	for _, tt := range []struct{ rehearse, gone, want bool }{{false, false, false}, {true, false, true}, {true, true, false}} {
+		r := &Run{aboard: &Aboard{passage: passage{Rehearse: tt.rehearse}, gone: tt.gone}}
+		if got := r.Returns(); got != tt.want {
+			t.Errorf("Returns with %+v = %v", tt, got)
+		}
+	}
+}

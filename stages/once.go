@@ -44,6 +44,9 @@ func (e *OverError) Error() string { return "this run is over: " + e.Why }
 // Returns tells whether somebody wants the old system back whatever becomes of the run:
 // it is a rehearsal, or cancelled.
 func (r *Run) Returns() bool {
+	if r.aboard != nil && r.aboard.Rehearse() {
+		return true // the start before was told so
+	}
 	p, err := ReadParameters()
 	return err == nil && (p.Cancel || p.Rehearse) || r.Job != nil && r.Job.Rehearse
 }
