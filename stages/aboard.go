@@ -54,20 +54,26 @@ func (r *Run) FindLifeboat(ctx context.Context) (*Aboard, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Aboard{}
+	var a *Aboard
 	err = r.Uevents.Await(ctx, "the disk with the lifeboat of run "+id, r.Config.Machine.DeviceTimeout.Duration, func() (bool, error) {
 		all, err := r.Disks.List()
 		if err != nil {
 			return false, err
 		}
 		var why []error
+		var found []*Aboard
 		for _, d := range all {
-			switch err := r.openBoat(ctx, a, d, off, id); {
+			here := &Aboard{disk: d}
+			switch err := r.openBoat(ctx, here, d, off, id); {
 			case err == nil:
-				return true, nil
+				found = append(found, here)
 			case !errors.Is(err, lifeboat.ErrNoBoat):
 				why = append(why, err)
 			}
+		}
+		if len(found) > 0 {
+			a, err = theOne(found)
+			return err == nil, err
 		}
 		return false, errors.Join(append(why, fmt.Errorf("no disk has it at byte %d: %s", off, list(all)))...)
 	})
@@ -82,6 +88,25 @@ func (r *Run) FindLifeboat(ctx context.Context) (*Aboard, error) {
 	r.Report.Tell(report.Event{Run: id, Rehearsal: a.Rehearse()})
 	r.Report.Printf("lifeboat %s of %s, %s; start %d, and the write was begun %d times", a.boat.Header().Berth.Where, a.disk.Path, a.boat.State(), a.boat.Starts()+1, a.boat.Attempts())
 	return a, nil
+}
+
+// theOne is the disk that boarded. A copy of it may be plugged in as well.
+func theOne(found []*Aboard) (*Aboard, error) {
+	if len(found) == 1 {
+		return found[0], nil
+	}
+	var same []*Aboard
+	var disks []disk.Disk
+	for _, a := range found {
+		disks = append(disks, a.disk)
+		if boarded := a.Gathered.Disk; a.disk.Serial == boarded.Serial && a.disk.WWN == boarded.WWN {
+			same = append(same, a)
+		}
+	}
+	if len(same) != 1 {
+		return nil, report.Hint(fmt.Errorf("%d disks have it: %s", len(found), list(disks)), "unplug the copies")
+	}
+	return same[0], nil
 }
 
 // CastOffBefore tells whether some disk starts a lifeboat: where its berth cannot be
@@ -344,28 +369,6 @@ func (r *Run) takeBoarded(g *Gathered, a *Aboard, dev *disk.Device) (err error) 
 func (r *Run) loadJobAboard(ctx context.Context) error {
 	_, err := r.FindLifeboat(ctx)
 	return err
-}
-
-// Abandon clears away a lifeboat that was not needed, when the machine goes back to its
-// old system: nobody shall start it some day, and its key shall not stay. Where the old
-// system is gone, nothing is touched.
-func (r *Run) Abandon() (err error) {
-	if r.aboard == nil || r.aboard.gone || interrupted(&r.aboard.disk) {
-		return nil
-	}
-	if err := sink(&r.aboard.disk, r.aboard.boat); err != nil {
-		return err
-	}
-	r.Report.Printf("lifeboat cleared away: the old system goes on")
-	return nil
-}
-
-func sink(d *disk.Disk, boat *lifeboat.Boat) (err error) {
-	dev, err := disk.OpenShared(d.Path)
-	if err != nil {
-		return fmt.Errorf("clear the berth: %w", err)
-	}
-	return errors.Join(boat.Sink(dev), dev.Close())
 }
 
 // reopenBoat finds the lifeboat again for a worker that takes over.

@@ -32,3 +32,30 @@ func TestReturnsAboard(t *testing.T) {
 		}
 	}
 }
+
+// Of a disk and its copies the one is meant that boarded, or none.
+func TestTheOne(t *testing.T) {
+	on := func(serial string) *Aboard {
+		return &Aboard{passage: passage{Gathered: gathered{Disk: disk.Disk{Serial: "A1"}}}, disk: disk.Disk{Serial: serial}}
+	}
+	for _, tt := range []struct {
+		name    string
+		serials []string
+		want    int // index; -1: an error
+	}{
+		{"the only one", []string{"A1"}, 0},
+		{"the only one, in another adapter", []string{"B2"}, 0},
+		{"a copy first", []string{"B2", "A1"}, 1},
+		{"two copies", []string{"B2", "C3"}, -1},
+		{"two that cannot be told apart", []string{"A1", "A1"}, -1},
+	} {
+		var found []*Aboard
+		for _, serial := range tt.serials {
+			found = append(found, on(serial))
+		}
+		got, err := theOne(found)
+		if (err != nil) != (tt.want < 0) || err == nil && got != found[tt.want] {
+			t.Errorf("%s: theOne = %+v, %v", tt.name, got, err)
+		}
+	}
+}

@@ -151,3 +151,25 @@ func (r *Run) onDisk(d *disk.Disk) (lifeboat.System, error) {
 	}
 	return s, err
 }
+
+// Abandon clears away a lifeboat that was not needed, when the machine goes back to its
+// old system: nobody shall start it some day, and its key shall not stay. Where the old
+// system is gone, nothing is touched.
+func (r *Run) Abandon() (err error) {
+	if r.aboard == nil || r.aboard.gone || interrupted(&r.aboard.disk) {
+		return nil
+	}
+	if err := sink(&r.aboard.disk, r.aboard.boat); err != nil {
+		return err
+	}
+	r.Report.Printf("lifeboat cleared away: the old system goes on")
+	return nil
+}
+
+func sink(d *disk.Disk, boat *lifeboat.Boat) (err error) {
+	dev, err := disk.OpenShared(d.Path)
+	if err != nil {
+		return fmt.Errorf("clear the berth: %w", err)
+	}
+	return errors.Join(boat.Sink(dev), dev.Close())
+}
