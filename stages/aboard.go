@@ -309,7 +309,10 @@ func (r *Run) takeAboard(ctx context.Context, g *Gathered, a *Aboard, dev *disk.
 	if err != nil && a.gone {
 		// It may be on the disk already, and each range that is written is compared.
 		r.warn("%v; what is missing on the disk is read from the berth once more", err)
-		g.Afloat, err = true, nil
+		g.Afloat = true
+		if err = os.Remove(ramImage); errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
 	}
 	return err
 }
