@@ -16,32 +16,31 @@ import (
 	"reimager/boot"
 	"reimager/config"
 	"reimager/disk"
+	"reimager/image"
 	"reimager/lifeboat"
 	"reimager/wake"
 )
 
 // loader begins to load the berth.
-func (r *Run) loader(g *Gathered) (*lifeboat.Loader, *disk.Device, error) {
+func (r *Run) loader(g *Gathered) (*boarding, error) {
 	// What is mounted for reading meanwhile does not reach into the berth.
 	dev, err := disk.OpenShared(g.Disk.Path)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	l, err := lifeboat.NewLoader(dev, *g.Berth, r.Job.RunID)
 	if err != nil {
-		return nil, nil, errors.Join(err, dev.Close())
+		return nil, errors.Join(err, dev.Close())
 	}
-	return l, dev, nil
+	return &boarding{Loader: l, dev: dev}, nil
 }
 
 // streamImage copies an image that does not fit into memory from its source to the
 // berth: the same bytes that were proven when they were read before.
 func (r *Run) streamImage(g *Gathered, from *offer) (err error) {
-	l, dev, err := r.loader(g)
-	if err != nil {
+	if r.boarding, err = r.loader(g); err != nil {
 		return err
 	}
-	r.boarding = &boarding{Loader: l, dev: dev}
 	in, err := from.again()
 	if err != nil {
 		return err
@@ -49,7 +48,7 @@ func (r *Run) streamImage(g *Gathered, from *offer) (err error) {
 	defer func() { err = errors.Join(err, in.Close()) }()
 	bar := r.Report.Progress("stream", from.bytes)
 	sum := sha256.New()
-	if err := add(l, lifeboat.Image, from.bytes, io.TeeReader(in, io.MultiWriter(sum, countTo(bar)))); err != nil {
+	if err := add(r.boarding.Loader, lifeboat.Image, from.bytes, io.TeeReader(in, io.MultiWriter(sum, countTo(bar)))); err != nil {
 		return err
 	}
 	bar.Done()
@@ -103,14 +102,14 @@ func used(b *lifeboat.Boat) (n int64) {
 	return n
 }
 
+// load fills the berth. What is read from /boot is compared with the manifest, or with
+// itself where there is none.
 func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.Boat, err error) {
 	b, start := r.boarding, time.Now()
 	if b == nil {
-		l, dev, err := r.loader(g)
-		if err != nil {
+		if b, err = r.loader(g); err != nil {
 			return nil, err
 		}
-		b = &boarding{Loader: l, dev: dev}
 	}
 	r.boarding = nil
 	defer func() {
@@ -119,26 +118,8 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 		}
 		err = errors.Join(err, b.dev.Close())
 	}()
-	if !g.Afloat {
-		if err := addFile(b.Loader, lifeboat.Image, ramImage); err != nil {
-			return nil, err
-		}
-	}
-	if g.ArchiveBytes > 0 {
-		if err := addFile(b.Loader, lifeboat.Archive, ramArchive); err != nil {
-			return nil, err
-		}
-	}
-	for _, f := range []struct {
-		names  []string
-		source config.Source
-	}{{[]string{lifeboat.Kernel, lifeboat.Kernel2}, r.Job.Boot.Kernel}, {[]string{lifeboat.Initrd, lifeboat.Initrd2}, r.Job.Boot.Initrd}} {
-		for _, name := range f.names {
-			err := r.withFile(ctx, f.source, func(in *os.File) error { return addOpen(b.Loader, name, in) })
-			if err != nil {
-				return nil, err
-			}
-		}
+	if err := r.fill(ctx, b.Loader, g); err != nil {
+		return nil, err
 	}
 	// Reading it back comes when this is on the disk; it takes about as long once more.
 	r.Record.Took("board", time.Since(start), 0)
@@ -163,17 +144,47 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 		return nil, err
 	}
 	bar.Done()
-	return boat, sameCopies(boat.Header())
+	return boat, checkCopies(boat.Header(), g.starters)
 }
 
-// sameCopies compares what boards twice: each copy was read from the old system by itself,
-// and the trial starts only the first.
-func sameCopies(h lifeboat.Header) error {
+// fill adds the sections that are files already.
+func (r *Run) fill(ctx context.Context, l *lifeboat.Loader, g *Gathered) error {
+	if !g.Afloat {
+		if err := addFile(l, lifeboat.Image, ramImage); err != nil {
+			return err
+		}
+	}
+	if g.ArchiveBytes > 0 {
+		if err := addFile(l, lifeboat.Archive, ramArchive); err != nil {
+			return err
+		}
+	}
+	for _, f := range []struct {
+		name   string
+		source config.Source
+	}{
+		{lifeboat.Kernel, r.Job.Boot.Kernel}, {lifeboat.Kernel2, r.Job.Boot.Kernel},
+		{lifeboat.Initrd, r.Job.Boot.Initrd}, {lifeboat.Initrd2, r.Job.Boot.Initrd},
+	} {
+		err := r.withFile(ctx, f.source, func(in *os.File) error { return addOpen(l, f.name, in) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkCopies compares what boards twice: each copy was read from the old system by
+// itself, and the trial starts only the first. A release says what they have to be.
+func checkCopies(h lifeboat.Header, want map[string]image.Digest) error {
 	for _, names := range [][2]string{{lifeboat.Kernel, lifeboat.Kernel2}, {lifeboat.Initrd, lifeboat.Initrd2}} {
 		first, _ := h.Section(names[0])
 		second, _ := h.Section(names[1])
 		if first.SHA256 != second.SHA256 {
 			return fmt.Errorf("board %s: it was read twice, with the SHA-256 %s and %s", names[0], first.SHA256, second.SHA256)
+		}
+		if digest, known := want[names[0]]; known && digest != first.SHA256 {
+			return fmt.Errorf("board %s: SHA-256 %s, expected %s as the manifest says", names[0], first.SHA256, digest)
 		}
 	}
 	return nil

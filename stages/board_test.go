@@ -19,13 +19,18 @@ func TestCarriedLog(t *testing.T) {
 	}
 }
 
-func TestSameCopies(t *testing.T) {
+func TestCheckCopies(t *testing.T) {
 	h := lifeboat.Header{Sections: []lifeboat.Section{{Name: lifeboat.Kernel}, {Name: lifeboat.Kernel2}, {Name: lifeboat.Initrd}, {Name: lifeboat.Initrd2}}}
-	if err := sameCopies(h); err != nil {
-		t.Errorf("sameCopies of the same = %v", err)
+	for _, want := range []map[string]image.Digest{nil, {lifeboat.Kernel: {}, lifeboat.Initrd: {}}} {
+		if err := checkCopies(h, want); err != nil {
+			t.Errorf("checkCopies of the same, with %v = %v", want, err)
+		}
+	}
+	if err := checkCopies(h, map[string]image.Digest{lifeboat.Initrd: {2}}); err == nil || !strings.Contains(err.Error(), "board initrd: SHA-256 0000") {
+		t.Errorf("checkCopies of other ones than the manifest's = %v", err)
 	}
 	h.Sections[3].SHA256 = image.Digest{1}
-	if err := sameCopies(h); err == nil || !strings.Contains(err.Error(), "board initrd: it was read twice") {
-		t.Errorf("sameCopies of others = %v", err)
+	if err := checkCopies(h, nil); err == nil || !strings.Contains(err.Error(), "board initrd: it was read twice") {
+		t.Errorf("checkCopies of others = %v", err)
 	}
 }

@@ -20,7 +20,9 @@ import (
 // proven: from here on the disk may be rewritten.
 type Gathered struct {
 	gathered
-	filesystems map[int]disk.Filesystem // of the image, by partition number; until it is written
+	// Until it is written, of the release:
+	filesystems map[int]disk.Filesystem // by partition number
+	starters    map[string]image.Digest // kernel and initrd, by their section of a lifeboat; nil: not known
 }
 
 // gathered is what a worker that takes over after a crash has to know.

@@ -15,6 +15,7 @@ import (
 	"reimager/disk"
 	"reimager/fault"
 	"reimager/image"
+	"reimager/lifeboat"
 	"reimager/report"
 	"reimager/retain"
 )
@@ -237,7 +238,7 @@ func (r *Run) takeImage(ctx context.Context, g *Gathered, from *offer, spare int
 	}
 	if from.release != nil {
 		m := from.release.Manifest
-		g.Manifest = from.release.Digest.String()
+		g.Manifest, g.starters = from.release.Digest.String(), starters(m)
 		r.Record.Image.Name, r.Record.Image.Version, r.Record.Image.Counter = m.Name, m.Version, m.Counter
 	}
 	if g.Decoded {
@@ -245,6 +246,18 @@ func (r *Run) takeImage(ctx context.Context, g *Gathered, from *offer, spare int
 	}
 	r.Report.Printf("image    %s, %s of %s, %s", from, g.Format, disk.Size(g.Map.Bytes), g.Table.Kind)
 	return nil
+}
+
+// starters are the digests of what a release is started by.
+func starters(m *image.Manifest) map[string]image.Digest {
+	all := map[string]image.Digest{}
+	if m.Kernel != nil {
+		all[lifeboat.Kernel] = m.Kernel.SHA256
+	}
+	if m.Initrd != nil {
+		all[lifeboat.Initrd] = m.Initrd.SHA256
+	}
+	return all
 }
 
 // ramCopy makes the file that takes the compressed image, or what drops it.
