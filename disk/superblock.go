@@ -93,6 +93,21 @@ func ext(sb []byte) Filesystem {
 	return f
 }
 
+// WritableMounts returns a text that changes whenever the filesystem is mounted for
+// writing, and not when it is mounted read-only: when that was last, and how often, from
+// ext4's superblock (s_mtime, s_mnt_count: Documentation/filesystems/ext4/super.rst). It
+// is empty for other filesystems, which keep no such count.
+func WritableMounts(r io.ReaderAt, f Filesystem) (string, error) {
+	if f.Driver() != "ext4" {
+		return "", nil
+	}
+	b := make([]byte, 54)
+	if _, err := r.ReadAt(b, 1024); err != nil {
+		return "", fmt.Errorf("read superblock: %w", err)
+	}
+	return fmt.Sprintf("mount %d at %d", binary.LittleEndian.Uint16(b[52:]), binary.LittleEndian.Uint32(b[44:])), nil
+}
+
 func fat(b []byte) Filesystem {
 	id, label := b[39:43], b[43:54]
 	if string(b[82:87]) == "FAT32" {

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"reimager/boot"
+	"reimager/config"
 	"reimager/disk"
 	"reimager/imaging"
 	"reimager/lifeboat"
@@ -189,7 +190,7 @@ func (r *Run) GoAboard(ctx context.Context, a *Aboard) (_ *Gathered, err error) 
 		return nil, err
 	}
 	if !a.gone {
-		if err := r.checkPassage(a); err != nil {
+		if err := r.checkPassage(ctx, a); err != nil {
 			return nil, err
 		}
 	}
@@ -262,7 +263,7 @@ func (r *Run) proven(a *Aboard, dev *disk.Device) error {
 }
 
 // checkPassage refuses to go on with anything but what boarded.
-func (r *Run) checkPassage(a *Aboard) error {
+func (r *Run) checkPassage(ctx context.Context, a *Aboard) error {
 	init, kernel, err := running()
 	switch {
 	case err != nil:
@@ -274,10 +275,35 @@ func (r *Run) checkPassage(a *Aboard) error {
 	case a.disk.Bytes != a.Gathered.Disk.Bytes || a.disk.SectorSize != a.Gathered.Disk.SectorSize:
 		return fmt.Errorf("check lifeboat: %s has %d bytes in sectors of %d, expected %d in %d", a.disk.Path, a.disk.Bytes, a.disk.SectorSize, a.Gathered.Disk.Bytes, a.Gathered.Disk.SectorSize)
 	}
+	// A gate that GRUB could not close may start the lifeboat weeks later.
+	if mounts, err := r.oldMounts(ctx); err != nil {
+		return err
+	} else if mounts != a.OldMounts {
+		return report.Hint(fmt.Errorf("check lifeboat: the old system was started since this boarded (%s, then %s): what it keeps is out of date", a.OldMounts, mounts), "arm the machine again")
+	}
 	if err := r.checkMachine(); err != nil {
 		return err
 	}
 	return r.checkTarget(&a.disk)
+}
+
+// oldMounts changes whenever the old root is mounted for writing; it is empty where its
+// filesystem does not keep count.
+func (r *Run) oldMounts(ctx context.Context) (string, error) {
+	p, err := r.await(ctx, config.Device{Kind: config.ByUUID, Value: r.Job.OldRoot}, nil)
+	if err != nil {
+		return "", fmt.Errorf("find the old root: %w", err)
+	}
+	f, err := os.Open(p.part.Path)
+	if err != nil {
+		return "", fmt.Errorf("look at the old root: %w", err)
+	}
+	defer f.Close()
+	mounts, err := disk.WritableMounts(f, p.fs)
+	if err != nil {
+		return "", fmt.Errorf("look at the old root %s: %w", p, err)
+	}
+	return mounts, nil
 }
 
 // takeAboard brings what fits into RAM: the archive always, the image if there is room. It

@@ -123,7 +123,7 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 	}
 	// Reading it back comes when this is on the disk; it takes about as long once more.
 	r.Record.Took("board", time.Since(start), 0)
-	state, err := r.passage(g, begun)
+	state, err := r.passage(ctx, g, begun)
 	if err != nil {
 		return nil, err
 	}
@@ -233,13 +233,18 @@ type passage struct {
 	// Init and Kernel are what boarded: nothing else may go on.
 	Init   string `json:"init_sha256"`
 	Kernel string `json:"kernel"`
-	Log    string `json:"log"`
+	// OldMounts tells whether the old system was started meanwhile; "": nobody can tell.
+	OldMounts string `json:"old_mounts,omitempty"`
+	Log       string `json:"log"`
 }
 
-func (r *Run) passage(g *Gathered, begun *Begun) ([]byte, error) {
+func (r *Run) passage(ctx context.Context, g *Gathered, begun *Begun) ([]byte, error) {
 	p := passage{Gathered: g.gathered, Job: r.Job, Rehearse: begun.Rehearse()}
 	var err error
 	if p.Init, p.Kernel, err = running(); err != nil {
+		return nil, err
+	}
+	if p.OldMounts, err = r.oldMounts(ctx); err != nil {
 		return nil, err
 	}
 	log, err := os.ReadFile(r.LogFile)
