@@ -48,19 +48,6 @@ func Open(dev *disk.Device, off int64, runID string) (*Boat, error) {
 	return b, err
 }
 
-// Found tells whether a lifeboat of the run lies there, without claiming the disk.
-func Found(r io.ReaderAt, off, diskBytes int64, runID string) (bool, error) {
-	block := make([]byte, blockBytes)
-	if _, err := r.ReadAt(block, off+headerOff); err != nil {
-		return false, fmt.Errorf("look for lifeboat: %w", err)
-	}
-	h, err := ParseHeader(block, off, diskBytes)
-	if errors.Is(err, ErrNoBoat) {
-		return false, nil
-	}
-	return err == nil && h.RunID == runID, err
-}
-
 // Header says what lies in the berth.
 func (b *Boat) Header() Header { return b.header }
 

@@ -142,8 +142,8 @@ func TestOpenAndVerify(t *testing.T) {
 		t.Errorf("Open of another run = %v", err)
 	}
 	for run, want := range map[string]bool{simRun: true, "run8": false} {
-		if found, err := Found(d.Now(), mib, 24*mib, run); found != want || err != nil {
-			t.Errorf("Found(%s) = %v, %v; want %v", run, found, err, want)
+		if is, err := found(d.Now(), mib, 24*mib, run); is != want || err != nil {
+			t.Errorf("found(%s) = %v, %v; want %v", run, is, err, want)
 		}
 	}
 }
@@ -399,4 +399,17 @@ func TestNeedIsEnough(t *testing.T) {
 	if _, err := l.Finish(t.Context(), fakeGRUB(t), nil, nil); err != nil {
 		t.Error(err)
 	}
+}
+
+// found tells whether a lifeboat of the run lies there.
+func found(r io.ReaderAt, off, diskBytes int64, runID string) (bool, error) {
+	block := make([]byte, blockBytes)
+	if _, err := r.ReadAt(block, off+headerOff); err != nil {
+		return false, fmt.Errorf("look for lifeboat: %w", err)
+	}
+	h, err := ParseHeader(block, off, diskBytes)
+	if errors.Is(err, ErrNoBoat) {
+		return false, nil
+	}
+	return err == nil && h.RunID == runID, err
 }

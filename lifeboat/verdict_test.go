@@ -26,7 +26,7 @@ func (r *run) arrived(c simdisk.Content) error {
 	if starts, err := r.starts(c); starts != startsNew || err != nil {
 		return fmt.Errorf("landed, but the machine starts %q, %w", starts, err)
 	}
-	if found, err := Found(c, simBerth, simBytes, simRun); found || err != nil {
+	if is, err := found(c, simBerth, simBytes, simRun); is || err != nil {
 		return fmt.Errorf("landed, but a lifeboat is found, %w", err)
 	}
 	if r.unmapped == imaging.Zero {

@@ -39,8 +39,8 @@ func TestLandedIsTold(t *testing.T) {
 	if err != nil || told != 1 {
 		t.Errorf("told %d times, %v; want once", told, err)
 	}
-	if found, err := Found(d.Now(), b.Header().Berth.Off, dev.Bytes(), simRun); found || err != nil {
-		t.Errorf("a lifeboat is found afterwards: %v, %v", found, err)
+	if is, err := found(d.Now(), b.Header().Berth.Off, dev.Bytes(), simRun); is || err != nil {
+		t.Errorf("a lifeboat is found afterwards: %v, %v", is, err)
 	}
 }
 
