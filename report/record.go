@@ -72,7 +72,7 @@ type Lifeboat struct {
 	Offset int64  `json:"offset"` // of the berth on the disk, in bytes
 	Bytes  int64  `json:"bytes"`  // of the berth
 	Proven bool   `json:"proven"` // the old system's boot loader has started it
-	Starts int    `json:"starts"` // from the berth: more than one after a power cut
+	Starts int    `json:"starts"` // workers that went on from it; more than one after a power cut
 }
 
 // HookRun is a program of the new system that was run in it.
