@@ -62,6 +62,7 @@ demo system="kiosk": build
 bench runs="3": build
     go run ./qemu-tests/bench/engine -runs {{runs}}
     go test ./retain -run '^$' -bench BesideTar -benchtime {{runs}}x
+    go test ./lifeboat -run '^$' -bench Boarding -benchtime {{runs}}x
     go run ./qemu-tests/bench/downtime -runs {{runs}}
 
 # the same tests with larger numbers, for a night: random trees, accounts, system calls that fail, every fuzz target, every old Debian
