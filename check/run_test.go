@@ -180,15 +180,15 @@ func TestMemory(t *testing.T) {
 		verdict Verdict
 		found   string
 	}{
-		{"plenty", 2 * need, n, Pass, "needed are 320 MiB: image 100 MiB, retained 10 MiB, initrd 16 MiB"},
+		{"plenty", 2 * need, n, Pass, "needed are 304 MiB: image 100 MiB, retained 10 MiB, initrd 16 MiB"},
 		{"just enough", need, n, Warn, "hardly more than needed"},
-		{"a byte too few", need - 1, n, Fail, "needed are 320 MiB"},
+		{"a byte too few", need - 1, n, Fail, "needed are 304 MiB"},
 		{"the manifest wants more", 2 * need, memoryNeed{Memory: n.Memory, Initrd: n.Initrd, Least: 2 * need}, Fail, "needed are"},
-		{"only by streaming", need - 1, memoryNeed{Memory: n.Memory, Initrd: n.Initrd, Berth: true}, Pass, "the image of 100 MiB does not fit into memory: it is streamed from the berth, needed are 220 MiB: image 0 B"},
-		{"hardly enough even so", 225 * mib, memoryNeed{Memory: n.Memory, Initrd: n.Initrd, Berth: true}, Warn, "streamed from the berth, hardly more than needed: 220 MiB"},
-		{"not even so", 219 * mib, memoryNeed{Memory: n.Memory, Initrd: n.Initrd, Berth: true}, Fail, "streamed from the berth, needed are 220 MiB"},
+		{"only by streaming", need - 1, memoryNeed{Memory: n.Memory, Initrd: n.Initrd, Berth: true}, Pass, "the image of 100 MiB does not fit into memory: it is streamed from the berth, needed are 204 MiB: image 0 B"},
+		{"hardly enough even so", 209 * mib, memoryNeed{Memory: n.Memory, Initrd: n.Initrd, Berth: true}, Warn, "streamed from the berth, hardly more than needed: 204 MiB"},
+		{"not even so", 203 * mib, memoryNeed{Memory: n.Memory, Initrd: n.Initrd, Berth: true}, Fail, "streamed from the berth, needed are 204 MiB"},
 		{"the manifest counts the image", 250 * mib, memoryNeed{Memory: n.Memory, Initrd: n.Initrd, Least: 330 * mib, Berth: true}, Warn, "hardly more than needed: 240 MiB"},
-		{"a berth, and memory for all", 900 * mib, memoryNeed{Memory: n.Memory, Initrd: n.Initrd, Berth: true}, Pass, "900 MiB there, needed are 320 MiB: image 100 MiB"},
+		{"a berth, and memory for all", 900 * mib, memoryNeed{Memory: n.Memory, Initrd: n.Initrd, Berth: true}, Pass, "900 MiB there, needed are 304 MiB: image 100 MiB"},
 		{"large initrd", 1000 * mib, memoryNeed{Initrd: 501 * mib}, Fail, "half of it"},
 	} {
 		expect(t, tt.name, judgeMemory(tt.total, tt.n), tt.verdict, tt.found)
