@@ -25,7 +25,7 @@ func TestClassicMachineIsReplaced(t *testing.T) {
 	old := map[int]map[string]lab.Entry{lab.KioskRoot: tree(t, k.Disk, lab.KioskRoot), lab.KioskLog: tree(t, k.Disk, lab.KioskLog)}
 	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})
 	for _, text := range []string{k.Old.Banner(), "armed; rebooting now",
-		"stage gather", "stage write", "cast off /dev/sda", "stage read back", "stage restore", "stage land", "boot the new system",
+		"stage gather", saysNoBerth, "stage write", "cast off /dev/sda", "stage read back", "stage restore", "stage land", "boot the new system",
 		k.New.Banner(), "new: kiosk-0042 " + k.Old.MachineID(), "atm(880) atm(880) /etc/kiosk/keys/client.key", k.New.Done()} {
 		wait(ctx, t, guest, text)
 	}
@@ -140,7 +140,7 @@ func checkRecord(t *testing.T, r map[string]any) {
 func TestEmptyListLeavesTheImage(t *testing.T) {
 	t.Parallel()
 	ctx := withTimeout(t)
-	k := build(t, scenario.Spec{NoRetain: true, Config: strings.ReplaceAll(scenario.ClassicConfig, "/kiosk/log", "off")})
+	k := build(t, scenario.Spec{NoRetain: true, Config: strings.ReplaceAll(scenario.ClassicConfig, "/kiosk/log", "off") + "[power_cut]\nlifeboat = \"off\"\n"})
 	before := k.Disk + ".before"
 	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, NoReboot: true})
 	wait(ctx, t, guest, "armed; rebooting now")
@@ -152,6 +152,9 @@ func TestEmptyListLeavesTheImage(t *testing.T) {
 	waitExit(ctx, t, guest)
 	if guest.Console.Contains(keptDecoded) {
 		t.Error("the image was kept decoded, although memory is short")
+	}
+	if guest.Console.Contains("lifeboat") {
+		t.Error("the run speaks of a lifeboat, which nobody wants")
 	}
 
 	image, err := os.Stat(k.NewRaw)

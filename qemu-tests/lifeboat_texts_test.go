@@ -20,6 +20,8 @@ const (
 	saysProve   = "== stage prove"
 	saysCast    = "cast off /dev/sda"
 	saysLanded  = "== outcome boot the new system"
+	saysNoBerth = "no lifeboat: find berth of"
+	saysNoUEFI  = "no lifeboat: there is no lifeboat yet for a machine that UEFI boots"
 	saysHolds   = "THE MACHINE HOLDS"
 
 	// saysReset is an expression for the last words of a kernel, after which nothing is

@@ -22,7 +22,7 @@ func TestUEFI(t *testing.T) {
 	k := build(t, scenario.Spec{UEFI: true, New: func(n *lab.KioskSpec) { n.BootScript = scenario.ShowScript }})
 	old := map[int]map[string]lab.Entry{lab.KioskRoot: tree(t, k.Disk, lab.KioskRoot), lab.KioskLog: tree(t, k.Disk, lab.KioskLog)}
 	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, UEFI: k.Firmware})
-	for _, text := range []string{k.Old.Banner(), "armed; rebooting now",
+	for _, text := range []string{k.Old.Banner(), "armed; rebooting now", saysNoUEFI,
 		"the backup of the GPT will be at the end of the disk", "cast off /dev/sda", "stage read back", "stage land",
 		k.New.Banner(), "new: kiosk-0042 " + k.Old.MachineID(), k.New.Done()} {
 		wait(ctx, t, guest, text)
