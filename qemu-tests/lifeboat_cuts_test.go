@@ -59,17 +59,20 @@ func (p *passage) choose(n int, random *rand.Rand) []writelog.Cut {
 		from, to int
 		losses   []writelog.Loss
 	}
-	var places []place
+	var places, rest []place
 	for _, phase := range phases() {
 		from, to, ok := p.interval(phase)
 		if !ok {
 			continue
 		}
-		places = append(places, place{from, to, losses})
+		all := place{from, to, losses}
 		if phase == phaseCastOff || phase == phaseLanded {
-			places = append(places, place{from, min(from+2, to), losses[:2]})
+			rest = append(rest, all)
+			all = place{from, min(from+1, to), losses[:3]}
 		}
+		places = append(places, all)
 	}
+	places = append(places, rest...)
 	var cuts []writelog.Cut
 	for i := range n {
 		in, round := places[i%len(places)], i/len(places)
