@@ -1,6 +1,7 @@
 package qemutests
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -40,7 +42,9 @@ func TestLowMemory(t *testing.T) {
 	}
 	k := build(t, spec)
 	old := map[int]map[string]lab.Entry{lab.KioskRoot: tree(t, k.Disk, lab.KioskRoot), lab.KioskLog: tree(t, k.Disk, lab.KioskLog)}
-	ctx := withTimeout(t)
+	// Each byte passes six times through an emulated machine.
+	ctx, cancel := context.WithTimeout(t.Context(), patience+time.Duration(*lowMemoryData)*time.Second)
+	defer cancel()
 	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, MemoryMiB: memoryMiB})
 	for _, text := range []string{"armed; rebooting now", saysBoard, saysProve, saysCast, k.New.Done()} {
 		wait(ctx, t, guest, text)
