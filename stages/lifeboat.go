@@ -133,7 +133,10 @@ func (r *Run) berth(g *Gathered, h *harbour, imageBytes int64) (*lifeboat.Berth,
 		Need:  NeededBerth(h.kernel, h.initrd, imageBytes, g.ArchiveBytes, g.Disk.Bytes, &g.Map),
 		Named: named, InUse: inUse,
 	})
-	return &b, err
+	if err != nil {
+		return nil, err
+	}
+	return &b, nil
 }
 
 // onDisk is what the system that is on a disk has there.
