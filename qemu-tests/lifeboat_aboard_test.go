@@ -32,7 +32,7 @@ func damages() []damaged {
 		{"one slot of the journal", stateBoarded, spoilBerth(berthJournal + 100), nil, endsNew, ""},
 		{"kernel unreadable", stateWriting, nil, []string{"kernel"}, endsNew, ""},
 		{"the newer slot of the journal", stateWriting, spoilNewerSlot, nil, endsNew, ""},
-		{"image", stateWriting, spoilSection("image"), nil, endsHold, "check image in the berth"},
+		{"image", stateWriting, spoilSection("image"), nil, endsHold, "hold (after cast off, attempt 3)"},
 		{"archive", stateRestoring, spoilSection("archive"), nil, endsHold, "section archive"},
 
 		{"archive", stateBoarded, spoilSection("archive"), nil, endsOld, "section archive"},
@@ -40,7 +40,7 @@ func damages() []damaged {
 		{"initrd unreadable", stateWriting, nil, []string{"initrd"}, endsNew, ""},
 		{"kernel and initrd unreadable", stateRestoring, nil, []string{"kernel", "initrd"}, endsNew, ""},
 		{"image, when it is written", stateRestoring, spoilSection("image"), nil, endsNew, ""},
-		{"header", stateWriting, spoilBerth(berthHeader + 100), nil, endsHold, "header of the lifeboat"},
+		{"header", stateWriting, spoilBerth(berthHeader + 100), nil, endsHold, "hold (after cast off, attempt 3)"},
 	}
 }
 
