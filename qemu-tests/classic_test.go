@@ -55,6 +55,9 @@ func TestClassicMachineIsReplaced(t *testing.T) {
 			t.Errorf("reimager.log lacks %q", want)
 		}
 	}
+	if n := strings.Count(string(log), "warning: no lifeboat"); n != 1 {
+		t.Errorf("reimager.log says %d times that there is no lifeboat; want once", n)
+	}
 	if bytes.Contains(log, []byte("the till's own")) || bytes.Contains(log, []byte(k.Old.HostKey("ssh_host_rsa_key"))) {
 		t.Error("reimager.log holds the content of a retained file")
 	}
