@@ -43,6 +43,9 @@ type Job struct {
 	// this job: a lifeboat takes it aboard. nil: the run is not started by a boot loader
 	// that heeds the gate, so there is none.
 	Boot *JobKernel `json:"boot,omitempty"`
+	// Proof says that `imagebuild prove` tries a release out on a machine that nobody would
+	// miss: it has no lifeboat, whatever the configuration requires.
+	Proof bool `json:"proof,omitempty"`
 	// Media is there in the job of a stick of `imagebuild media`: no old system has armed
 	// it, and there may be none any more.
 	Media *JobMedia `json:"media,omitempty"`

@@ -239,6 +239,7 @@ func (r *run) buildDisk(ctx context.Context) error {
 		OldRoot: r.machine.root().uuid,
 		Report:  config.JobReport{Source: at(r.machine.root(), reportFile), Bytes: report.FileBytes},
 		Gate:    at(r.machine.root(), gateFile),
+		Proof:   true,
 	}
 	text, err := r.job.Encode()
 	if err != nil {

@@ -30,7 +30,7 @@ func (r *Run) without(why error) error {
 // findHarbour tells whether this machine and this run can have a lifeboat, if there is
 // a berth. It is nil where there can be none, which was said then.
 func (r *Run) findHarbour(ctx context.Context, target *disk.Disk) (*harbour, error) {
-	if r.Config.PowerCut.Lifeboat == "off" {
+	if r.Config.PowerCut.Lifeboat == "off" || r.Job != nil && r.Job.Proof {
 		return nil, nil
 	}
 	h, err := r.lookForHarbour(ctx, target)
