@@ -86,7 +86,7 @@ func (r *Run) Gather(ctx context.Context, _ *Begun) (_ *Gathered, err error) {
 			return nil, err
 		}
 	}
-	h, err := r.findHarbour(ctx, target)
+	h, err := r.findBootFiles(ctx, target)
 	if err != nil {
 		return nil, err
 	}

@@ -80,11 +80,11 @@ func newBootable(uefi bool, table string, d *disk.Disk, image io.ReaderAt, taken
 
 // headers are the sectors besides the first that are held back, and cleared where a GPT
 // has left its header there.
-func (b *bootable) headers(dev *disk.Device) []int64 {
+func (b *bootable) headers(d *disk.Disk) []int64 {
 	if !b.TableHeld {
 		return nil
 	}
-	return disk.GPTHeaders(dev.Bytes(), dev.SectorSize())
+	return disk.GPTHeaders(d.Bytes, d.SectorSize)
 }
 
 // heldTable is a partition table that the kernel knows and the disk does not have yet.

@@ -14,8 +14,8 @@ import (
 	"reimager/report"
 )
 
-// harbour is what a lifeboat takes along from the old system's /boot, in bytes.
-type harbour struct{ kernel, initrd int64 }
+// bootFiles are what a lifeboat takes along from the old system's /boot, in bytes.
+type bootFiles struct{ kernel, initrd int64 }
 
 // without goes on without a lifeboat, or refuses to, as the configuration says.
 func (r *Run) without(why error) error {
@@ -27,20 +27,20 @@ func (r *Run) without(why error) error {
 	return nil
 }
 
-// findHarbour tells whether this machine and this run can have a lifeboat, if there is
+// findBootFiles tells whether this machine and this run can have a lifeboat, if there is
 // a berth. It is nil where there can be none, which was said then.
-func (r *Run) findHarbour(ctx context.Context, target *disk.Disk) (*harbour, error) {
+func (r *Run) findBootFiles(ctx context.Context, target *disk.Disk) (*bootFiles, error) {
 	if r.Config.PowerCut.Lifeboat == "off" || r.Job != nil && r.Job.Proof {
 		return nil, nil
 	}
-	h, err := r.lookForHarbour(ctx, target)
+	h, err := r.lookForBootFiles(ctx, target)
 	if err != nil {
 		return nil, r.without(err)
 	}
 	return h, nil
 }
 
-func (r *Run) lookForHarbour(ctx context.Context, target *disk.Disk) (*harbour, error) {
+func (r *Run) lookForBootFiles(ctx context.Context, target *disk.Disk) (*bootFiles, error) {
 	uefi, err := r.bootedByUEFI()
 	if err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func (r *Run) lookForHarbour(ctx context.Context, target *disk.Disk) (*harbour, 
 	if _, err := readCore(); err != nil {
 		return nil, err
 	}
-	h := &harbour{}
+	h := &bootFiles{}
 	for _, file := range []struct {
 		source config.Source
 		bytes  *int64
@@ -98,7 +98,7 @@ func readCore() (*boot.LifeboatCore, error) {
 
 // berth chooses where the lifeboat lies, when the image's own layout is known. The old
 // root is mounted.
-func (r *Run) berth(g *Gathered, h *harbour, imageBytes int64) (*lifeboat.Berth, error) {
+func (r *Run) berth(g *Gathered, h *bootFiles, imageBytes int64) (*lifeboat.Berth, error) {
 	old, err := r.onDisk(&g.Disk)
 	if err != nil {
 		return nil, err

@@ -31,7 +31,7 @@ type keeping struct {
 }
 
 // take brings retained files and image into RAM.
-func (r *Run) take(ctx context.Context, g *Gathered, keeps keeping, from *offer, h *harbour) error {
+func (r *Run) take(ctx context.Context, g *Gathered, keeps keeping, from *offer, h *bootFiles) error {
 	plan := keeps.plan
 	if r.Job != nil && r.Job.Image.Bytes != from.bytes {
 		return report.Hint(fmt.Errorf("check image %s: %d bytes, expected %d as when the machine was armed", from, from.bytes, r.Job.Image.Bytes), "the image was changed or cut short; copy it again and arm again")
@@ -90,7 +90,7 @@ func (r *Run) take(ctx context.Context, g *Gathered, keeps keeping, from *offer,
 
 // findBerth chooses where the lifeboat lies. An image that does not fit into memory goes
 // there at once, while what holds it is mounted.
-func (r *Run) findBerth(g *Gathered, h *harbour, from *offer) error {
+func (r *Run) findBerth(g *Gathered, h *bootFiles, from *offer) error {
 	if h == nil {
 		return nil
 	}

@@ -60,8 +60,8 @@ func (r *Run) Write(ctx context.Context, g *Gathered) (_ *Written, err error) {
 
 // voyage is the order in which the disk changes, and how far it has come before.
 func (r *Run) voyage(g *Gathered) *lifeboat.Voyage {
-	v := &lifeboat.Voyage{
-		Boat: r.boat, Map: &g.Map, Holding: g.Boot.Holding, Image: g.Boot.Image, Landing: g.Boot.Land, BIOS: !g.Boot.UEFI,
+	return &lifeboat.Voyage{
+		Boat: r.boat, Map: &g.Map, Holding: g.Boot.Holding, Image: g.Boot.Image, Landing: g.Boot.Land, BIOS: !g.Boot.UEFI, Headers: g.Boot.headers(&g.Disk),
 		Unmapped: imaging.Unmapped(r.Config.Target.Unmapped),
 		Written:  func() { fault.At("write range") },
 		Warn:     func(err error) { r.warn("%v", err) },
@@ -71,10 +71,6 @@ func (r *Run) voyage(g *Gathered) *lifeboat.Voyage {
 			}
 		},
 	}
-	if g.Boot.TableHeld {
-		v.Headers = disk.GPTHeaders(g.Disk.Bytes, g.Disk.SectorSize)
-	}
-	return v
 }
 
 // openTarget opens the disk that is to be written, and refuses what the engine would
@@ -147,7 +143,7 @@ func (r *Run) writeImage(ctx context.Context, w *Written, dev *disk.Device) (int
 
 // job is what the engine is told of the image, for what it can check beforehand.
 func (r *Run) job(g *Gathered, dev *disk.Device) imaging.Job {
-	job := imaging.Job{Device: dev, Map: &g.Map, Held: g.Boot.headers(dev)}
+	job := imaging.Job{Device: dev, Map: &g.Map, Held: g.Boot.headers(&g.Disk)}
 	if r.boat != nil {
 		job.Keep = r.boat.Keep()
 	}
