@@ -52,23 +52,7 @@ func wrong() map[string]sailing {
 				return v.EndRestore(d.Device())
 			})
 		},
-		"goes on restoring after a cut": func(ctx context.Context, s *scenario, d *simdisk.Disk) error {
-			dev := d.Device()
-			v, err := s.voyage(ctx, dev)
-			if err != nil {
-				return err
-			}
-			if v.Done() != Restoring {
-				return sail(ctx, s, d)
-			}
-			if err := s.restore(v, d); err != nil {
-				return err
-			}
-			if err := v.EndRestore(dev); err != nil {
-				return err
-			}
-			return v.Land(dev)
-		},
+		"goes on restoring after a cut": withoutWriting(Restoring),
 		"lands before the archive is gone": func(ctx context.Context, s *scenario, d *simdisk.Disk) error {
 			v, err := s.voyage(ctx, d.Device())
 			if err == nil && v.Done().Reached(Restored) {
@@ -79,23 +63,28 @@ func wrong() map[string]sailing {
 			}
 			return sail(ctx, s, d)
 		},
-		"takes a write that was cut short for whole": func(ctx context.Context, s *scenario, d *simdisk.Disk) error {
-			dev := d.Device()
-			v, err := s.voyage(ctx, dev)
-			if err != nil {
-				return err
-			}
-			if v.Done() != Writing {
-				return sail(ctx, s, d)
-			}
-			if err := s.restore(v, d); err != nil {
-				return err
-			}
-			if err := v.EndRestore(dev); err != nil {
-				return err
-			}
-			return v.Land(dev)
-		},
+		"takes a write that was cut short for whole": withoutWriting(Writing),
+	}
+}
+
+// withoutWriting is a voyage that was cut in a state and does not write the image again.
+func withoutWriting(state State) func(context.Context, *scenario, *simdisk.Disk) error {
+	return func(ctx context.Context, s *scenario, d *simdisk.Disk) error {
+		dev := d.Device()
+		v, err := s.voyage(ctx, dev)
+		if err != nil {
+			return err
+		}
+		if v.Done() != state {
+			return sail(ctx, s, d)
+		}
+		if err := s.restore(v, d); err != nil {
+			return err
+		}
+		if err := v.EndRestore(dev); err != nil {
+			return err
+		}
+		return v.Land(dev)
 	}
 }
 
