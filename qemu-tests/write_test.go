@@ -234,18 +234,25 @@ func TestWriteDiscards(t *testing.T) {
 	}
 }
 
+// withoutRoom makes a file of a size for which its filesystem has no room.
+func withoutRoom(t *testing.T, size int64) string {
+	t.Helper()
+	dir := t.TempDir()
+	ok(t, "mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", dir)
+	t.Cleanup(func() { ok(t, "umount", dir) })
+	file := filepath.Join(dir, "disk")
+	must(t, os.WriteFile(file, nil, 0o600))
+	must(t, os.Truncate(file, size))
+	return file
+}
+
 // A file in the place of a disk for which there is no room: the sector is named.
 func TestWriteNamesTheSectorThatHasNoRoom(t *testing.T) {
 	t.Parallel()
 	reimager, err := scenario.Program("reimager")
 	must(t, err)
 	img, content := sampleImage(t, 24<<20)
-	dir := t.TempDir()
-	ok(t, "mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", dir)
-	t.Cleanup(func() { ok(t, "umount", dir) })
-	file := filepath.Join(dir, "disk")
-	must(t, os.WriteFile(file, nil, 0o600))
-	must(t, os.Truncate(file, int64(len(content))))
+	file := withoutRoom(t, int64(len(content)))
 	out, err := command(t, reimager, "write", img, file, "--yes")
 	if err == nil || !regexp.MustCompile(`write .*/disk: sector \d+: no space left on device`).MatchString(out) {
 		t.Errorf("write: %v\n%s\nwant an error that names a sector", err, out)
@@ -260,12 +267,7 @@ func TestWriteNamesTheBadSector(t *testing.T) {
 	must(t, err)
 	img, content := sampleImage(t, 24<<20)
 	// A loop device reports an I/O error where its file finds no more room.
-	dir := t.TempDir()
-	ok(t, "mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", dir)
-	t.Cleanup(func() { ok(t, "umount", dir) })
-	file := filepath.Join(dir, "disk")
-	must(t, os.WriteFile(file, nil, 0o600))
-	must(t, os.Truncate(file, int64(len(content))))
+	file := withoutRoom(t, int64(len(content)))
 	device := ok(t, "losetup", "--find", "--show", file)
 	defer ok(t, "losetup", "-d", device)
 	out, err := command(t, reimager, "write", img, device, "--yes")
