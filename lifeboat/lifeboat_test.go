@@ -2,12 +2,14 @@ package lifeboat
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"reimager/disk/simdisk"
 	"reimager/image"
@@ -148,6 +150,60 @@ func TestOpenAndVerify(t *testing.T) {
 	}
 }
 
+// A section whose digest is known is compared with it when it is read back, and is filled
+// as well from a reader as by writes.
+func TestKnownDigest(t *testing.T) {
+	content := noise(9, 3*pieceBytes/2+100)
+	for _, known := range []image.Digest{sha256.Sum256(content), {1, 2, 3}} {
+		dev := simdisk.New(make([]byte, 16*mib)).Power().Device()
+		l, err := NewLoader(dev, Berth{Off: mib, Bytes: 14 * mib, Where: "the berth"}, simRun)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.CreateKnown(Archive, 5, known); err == nil {
+			t.Error("the digest of an encrypted section is known")
+		}
+		w, err := l.CreateKnown(Image, int64(len(content)), known)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(w, iotest.HalfReader(bytes.NewReader(content))); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{Kernel, Kernel2, Initrd, Initrd2} {
+			if err := l.add(name, content[:700]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		boat, err := l.Finish(t.Context(), fakeGRUB(t), nil, nil)
+		if known != sha256.Sum256(content) {
+			if err == nil || !strings.Contains(err.Error(), "expected 0102030000000000") {
+				t.Errorf("Finish with another image = %v", err)
+			}
+			if _, err := Open(dev, mib, simRun); !errors.Is(err, ErrNoBoat) {
+				t.Errorf("Open after that = %v; want no boat", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := boat.Reader(dev, Image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(in); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("the image is not what boarded: %v", err)
+		}
+		if err := in.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestLoaderRefuses(t *testing.T) {
 	d := simdisk.New(make([]byte, 4*mib)).Power()
 	dev := d.Device()
@@ -182,6 +238,16 @@ func TestLoaderRefuses(t *testing.T) {
 	}
 	if err := w.Close(); err == nil {
 		t.Error("Close after too much = nil")
+	}
+	l = load()
+	if w, err = l.Create(Kernel, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(w, io.LimitReader(zeroReader{}, 1001)); err == nil || !strings.Contains(err.Error(), "more than the 1000") {
+		t.Errorf("Copy of too much = %v", err)
+	}
+	if err := w.Close(); err == nil {
+		t.Error("Close after that = nil")
 	}
 	l = load()
 	if w, err = l.Create(Kernel, 1000); err != nil {
@@ -413,3 +479,7 @@ func found(r io.ReaderAt, off, diskBytes int64, runID string) (bool, error) {
 	}
 	return err == nil && h.RunID == runID, err
 }
+
+type zeroReader struct{}
+
+func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }

@@ -8,6 +8,7 @@ import (
 
 	"reimager/boot"
 	"reimager/disk"
+	"reimager/image"
 	"reimager/imaging"
 	"reimager/report"
 )
@@ -54,6 +55,20 @@ func clearHead(dev *disk.Device, b Berth) error {
 // Create begins the next section, of exactly that many bytes. It is there when it was
 // closed without an error; until then no other one can be created.
 func (l *Loader) Create(name string, bytes int64) (io.WriteCloser, error) {
+	return l.create(Section{Name: name, Bytes: bytes}, false)
+}
+
+// CreateKnown is Create for bytes of which the SHA-256 is known. It is computed once
+// only, when they are read back: Finish fails if they were others.
+func (l *Loader) CreateKnown(name string, bytes int64, digest image.Digest) (io.WriteCloser, error) {
+	if secret(name) {
+		return nil, fmt.Errorf("create section %s of the lifeboat: nobody can know what it will be encrypted", name)
+	}
+	return l.create(Section{Name: name, Bytes: bytes, SHA256: digest}, true)
+}
+
+func (l *Loader) create(s Section, known bool) (io.WriteCloser, error) {
+	name, bytes := s.Name, s.Bytes
 	_, exists := l.header.Section(name)
 	end := l.header.Berth.Off + l.header.Berth.Bytes
 	switch {
@@ -65,7 +80,8 @@ func (l *Loader) Create(name string, bytes int64) (io.WriteCloser, error) {
 		return nil, report.Hint(fmt.Errorf("create section %s of the lifeboat: %d bytes, of which %d are left in %s", name, bytes, end-l.next, l.header.Berth.Where),
 			"a larger berth is needed")
 	}
-	w, err := l.newSection(Section{Name: name, Off: l.next, Bytes: bytes})
+	s.Off = l.next
+	w, err := l.newSection(s, known)
 	l.open = err == nil
 	return w, err
 }

@@ -11,6 +11,7 @@ import (
 
 	"reimager/disk"
 	"reimager/image"
+	"reimager/report"
 )
 
 // pieceBytes is what is written or read back at a time.
@@ -22,7 +23,7 @@ type sectionWriter struct {
 	l       *Loader
 	section Section
 	cipher  cipher.Stream // nil: not secret
-	sum     hash.Hash
+	sum     hash.Hash     // nil: the digest is known
 
 	off      int64  // where buf goes
 	left     int64  // bytes to come
@@ -33,8 +34,11 @@ type sectionWriter struct {
 	err      error
 }
 
-func (l *Loader) newSection(s Section) (_ *sectionWriter, err error) {
-	w := &sectionWriter{l: l, section: s, sum: sha256.New(), off: s.Off, left: s.Bytes}
+func (l *Loader) newSection(s Section, known bool) (_ *sectionWriter, err error) {
+	w := &sectionWriter{l: l, section: s, off: s.Off, left: s.Bytes}
+	if !known {
+		w.sum = sha256.New()
+	}
 	if secret(s.Name) {
 		if w.cipher, err = stream(l.key); err != nil {
 			return nil, err
@@ -68,13 +72,38 @@ func (w *sectionWriter) Write(p []byte) (int, error) {
 	return written, w.err
 }
 
+// ReadFrom reads straight to where the disk is written from.
+func (w *sectionWriter) ReadFrom(r io.Reader) (total int64, err error) {
+	for w.err == nil && w.left > 0 {
+		n, err := r.Read(w.buf[w.n:][:min(int64(len(w.buf)-w.n), w.left)])
+		w.n, w.left, total = w.n+n, w.left-int64(n), total+int64(n)
+		if w.n == len(w.buf) {
+			w.err = w.send()
+		}
+		if err == io.EOF {
+			return total, w.err // Close tells what is missing
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+	if w.err != nil {
+		return total, w.err
+	}
+	// Nothing may follow, and only reading tells.
+	n, err := io.Copy(pieces(func(p []byte) error { _, err := w.Write(p); return err }), r)
+	return total + n, err
+}
+
 // send gives what is gathered to the disk, padded with zeros to whole blocks.
 func (w *sectionWriter) send() error {
 	data := w.buf[:w.n]
 	if w.cipher != nil {
 		w.cipher.XORKeyStream(data, data)
 	}
-	w.sum.Write(data)
+	if w.sum != nil {
+		w.sum.Write(data)
+	}
 	padded := w.buf[:blocks(int64(w.n))]
 	clear(padded[w.n:])
 	if err := w.wait(); err != nil {
@@ -118,7 +147,9 @@ func (w *sectionWriter) Close() error {
 			err = errors.Join(err, disk.FreeBuffer(buf))
 		}
 	}
-	w.sum.Sum(w.section.SHA256[:0])
+	if w.sum != nil {
+		w.sum.Sum(w.section.SHA256[:0])
+	}
 	w.l.closed(w.section, err)
 	w.l, w.err = nil, errors.New("write section of the lifeboat: closed")
 	return err
@@ -129,25 +160,24 @@ func verify(ctx context.Context, dev *disk.Device, s Section, progress func(byte
 	r := dev.Reader(s.Off, s.Bytes)
 	defer func() { err = errors.Join(err, r.Close()) }()
 	sum := sha256.New()
-	buf := make([]byte, min(s.Bytes, 1<<20))
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
+	each := func(p []byte) error {
+		sum.Write(p)
+		if progress != nil {
+			progress(int64(len(p)))
 		}
-		n, err := r.Read(buf)
-		sum.Write(buf[:n])
-		if progress != nil && n > 0 {
-			progress(int64(n))
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("read back section %s of the lifeboat: %w", s.Name, err)
-		}
+		return ctx.Err()
+	}
+	if _, err := io.Copy(pieces(each), r); err != nil {
+		return fmt.Errorf("read back section %s of the lifeboat: %w", s.Name, err)
 	}
 	if got := image.Digest(sum.Sum(nil)); got != s.SHA256 {
-		return fmt.Errorf("read back section %s of the lifeboat: SHA-256 %x, expected %x", s.Name, got[:8], s.SHA256[:8])
+		return report.Hint(fmt.Errorf("read back section %s of the lifeboat: SHA-256 %x, expected %x", s.Name, got[:8], s.SHA256[:8]),
+			"what the disk returns is not what was written: look after the disk, its cable and the machine's memory")
 	}
 	return nil
 }
+
+// pieces is an io.Writer that calls a function.
+type pieces func(p []byte) error
+
+func (f pieces) Write(p []byte) (int, error) { return len(p), f(p) }

@@ -47,15 +47,21 @@ func (r *Run) streamImage(g *Gathered, from *offer) (err error) {
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
 	bar := r.Report.Progress("stream", from.bytes)
-	sum := sha256.New()
-	if err := add(r.boarding.Loader, lifeboat.Image, from.bytes, io.TeeReader(in, io.MultiWriter(sum, countTo(bar)))); err != nil {
+	if err := r.boardImage(r.boarding.Loader, from.bytes, io.TeeReader(in, countTo(bar))); err != nil {
 		return err
 	}
 	bar.Done()
-	if digest := hex.EncodeToString(sum.Sum(nil)); digest != r.Record.Image.SHA256 {
-		return fmt.Errorf("copy image %s to the berth: SHA-256 %s, but it was %s a moment ago", from, digest, r.Record.Image.SHA256)
-	}
 	return nil
+}
+
+// boardImage boards bytes that were proven already: what is read back has to be them.
+func (r *Run) boardImage(l *lifeboat.Loader, n int64, from io.Reader) error {
+	var digest image.Digest
+	if err := digest.UnmarshalText([]byte(r.Record.Image.SHA256)); err != nil {
+		return fmt.Errorf("board image: %w", err)
+	}
+	w, err := l.CreateKnown(lifeboat.Image, n, digest)
+	return fill(w, err, from)
 }
 
 // boarding is a lifeboat that is being loaded.
@@ -150,12 +156,14 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 // fill adds the sections that are files already.
 func (r *Run) fill(ctx context.Context, l *lifeboat.Loader, g *Gathered) error {
 	if !g.Afloat {
-		if err := addFile(l, lifeboat.Image, ramImage); err != nil {
+		err := withSize(ramImage, func(f *os.File, n int64) error { return r.boardImage(l, n, f) })
+		if err != nil {
 			return err
 		}
 	}
 	if g.ArchiveBytes > 0 {
-		if err := addFile(l, lifeboat.Archive, ramArchive); err != nil {
+		err := withSize(ramArchive, func(f *os.File, n int64) error { return add(l, lifeboat.Archive, n, f) })
+		if err != nil {
 			return err
 		}
 	}
@@ -166,7 +174,9 @@ func (r *Run) fill(ctx context.Context, l *lifeboat.Loader, g *Gathered) error {
 		{lifeboat.Kernel, r.Job.Boot.Kernel}, {lifeboat.Kernel2, r.Job.Boot.Kernel},
 		{lifeboat.Initrd, r.Job.Boot.Initrd}, {lifeboat.Initrd2, r.Job.Boot.Initrd},
 	} {
-		err := r.withFile(ctx, f.source, func(in *os.File) error { return addOpen(l, f.name, in) })
+		err := r.withFile(ctx, f.source, func(in *os.File) error {
+			return useSized(in, func(in *os.File, n int64) error { return add(l, f.name, n, in) })
+		})
 		if err != nil {
 			return err
 		}
@@ -198,25 +208,31 @@ func lifeboatCmdline(job *config.Job, b *lifeboat.Berth) ([]string, error) {
 		fmt.Sprintf("%s=%s@%d", boot.LifeboatParameter, job.RunID, b.Off/boot.SectorBytes), JobParameter+"="+p.Job), err
 }
 
-func addFile(l *lifeboat.Loader, name, path string) error {
+// withSize opens a file and tells how many bytes it has.
+func withSize(path string, use func(f *os.File, bytes int64) error) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("board %s: %w", name, err)
+		return fmt.Errorf("board: %w", err)
 	}
-	return errors.Join(addOpen(l, name, f), f.Close())
+	return errors.Join(useSized(f, use), f.Close())
 }
 
-func addOpen(l *lifeboat.Loader, name string, f *os.File) error {
+func useSized(f *os.File, use func(f *os.File, bytes int64) error) error {
 	info, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("board %s: %w", name, err)
+		return fmt.Errorf("board: %w", err)
 	}
-	return add(l, name, info.Size(), f)
+	return use(f, info.Size())
 }
 
 // add fills a section from a reader, which has to deliver just that many bytes.
 func add(l *lifeboat.Loader, name string, n int64, from io.Reader) error {
 	w, err := l.Create(name, n)
+	return fill(w, err, from)
+}
+
+// fill takes what Create returned.
+func fill(w io.WriteCloser, err error, from io.Reader) error {
 	if err != nil {
 		return err
 	}
