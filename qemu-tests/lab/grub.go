@@ -15,6 +15,10 @@ import (
 // grubModules is where Debian's grub-pc-bin puts boot.img and the modules.
 const grubModules = "/usr/lib/grub/i386-pc"
 
+// biosBootType is the type of the partition that holds GRUB's core on a GPT disk: GRUB's
+// manual, "BIOS installation".
+const biosBootType = "21686148-6449-6E6F-744E-656564454649"
+
 // Grub is GRUB for BIOS machines, put on a disk as grub-install does it.
 type Grub struct {
 	// Partition holds grub.cfg; Dir is GRUB's directory there: "/grub" on a

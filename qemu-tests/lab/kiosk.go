@@ -26,12 +26,13 @@ var kioskMain string
 var kioskGrubCfg string
 
 // The partitions of a kiosk's disk, an MBR disk as the first such machines had it, where
-// partition 4 is the extended one that holds the last two, or a GPT disk for UEFI.
+// partition 4 is the extended one that holds the last two, or a GPT disk.
 const (
 	KioskBoot = 1 // ext4, /boot
 	KioskRoot = 2 // ext4, /
 	KioskSwap = 3
 	KioskESP  = 4 // with UEFI
+	KioskCore = 4 // of GRUB, with a GPT and a BIOS
 	KioskData = 5 // ext4, /data: where the release lies
 	KioskLog  = 6 // ext4, /kiosk: logs
 )
@@ -58,6 +59,7 @@ type KioskSpec struct {
 	Hostname      string
 	DiskID        string // MBR signature: 0x and 8 hex digits; a GPT's UUID is made of it
 	UEFI          bool   // instead of BIOS
+	GPT           bool   // although it is a BIOS
 	SizeMiB       int64  // of the disk; /data gets what the others leave
 	BootMiB       int64
 	RootMiB       int64
@@ -137,8 +139,8 @@ func (k KioskSpec) Disk(ctx context.Context, kernel Kernel) (DiskSpec, error) {
 	if err != nil {
 		return DiskSpec{}, err
 	}
-	if k.UEFI {
-		return k.uefiDisk(ctx, boot, root)
+	if k.UEFI || k.GPT {
+		return k.gptDisk(ctx, boot, root)
 	}
 	const first, ebr = 1, 1 // MiB before the first partition, and before each logical one
 	extended := first + k.BootMiB + k.RootMiB + k.SwapMiB
@@ -159,24 +161,30 @@ func (k KioskSpec) Disk(ctx context.Context, kernel Kernel) (DiskSpec, error) {
 // label is that of a filesystem.
 func (k KioskSpec) label(what string) string { return k.Name + "-" + what }
 
-// uefiDisk has the same partitions under the same numbers, without a container, and an
-// EFI system partition that brings only the loader for removable media: firmware's boot
-// entries of the old system mean nothing to the new one.
-func (k KioskSpec) uefiDisk(ctx context.Context, boot, root Tree) (DiskSpec, error) {
-	loader, err := EFILoader(ctx, k.FSUUID(KioskBoot), "/grub")
-	if err != nil {
-		return DiskSpec{}, err
+// gptDisk has the same partitions under the same numbers, with what firmware starts in
+// the place of the container: GRUB's core, or an EFI system partition that brings only the
+// loader for removable media, since firmware's boot entries of the old system mean nothing
+// to the new one.
+func (k KioskSpec) gptDisk(ctx context.Context, boot, root Tree) (DiskSpec, error) {
+	grub := &Grub{Partition: KioskBoot, Dir: "/grub", CorePartition: KioskCore}
+	start := Partition{SizeMiB: 1, FS: Raw, Name: "GRUB", Type: biosBootType}
+	if k.UEFI {
+		loader, err := EFILoader(ctx, k.FSUUID(KioskBoot), "/grub")
+		if err != nil {
+			return DiskSpec{}, err
+		}
+		id := k.FSUUID(KioskESP)
+		grub = nil
+		start = Partition{SizeMiB: 8, FS: FAT, Name: "EFI", UUID: id[:4] + "-" + id[4:8], Tree: Tree{{Path: RemovableLoader, Content: loader}}}
 	}
-	const espMiB = 8
-	id := k.FSUUID(KioskESP)
 	return DiskSpec{
-		SizeMiB: k.SizeMiB, Label: GPT, ID: FixedUUID("disk " + k.DiskID),
+		SizeMiB: k.SizeMiB, Label: GPT, ID: FixedUUID("disk " + k.DiskID), Grub: grub,
 		Partitions: []Partition{
 			{SizeMiB: k.BootMiB, FS: Ext4, Name: "boot", Label: k.label("boot"), UUID: k.FSUUID(KioskBoot), Tree: append(boot, k.Boot...)},
 			{SizeMiB: k.RootMiB, FS: Ext4, Name: "root", Label: k.label("root"), UUID: k.FSUUID(KioskRoot), Tree: append(root, k.Root...)},
 			{SizeMiB: k.SwapMiB, FS: Swap, Name: "swap", Label: k.label("swap"), UUID: k.FSUUID(KioskSwap)},
-			{SizeMiB: espMiB, FS: FAT, Name: "EFI", UUID: id[:4] + "-" + id[4:8], Tree: Tree{{Path: RemovableLoader, Content: loader}}},
-			{SizeMiB: k.SizeMiB - 2 - espMiB - k.BootMiB - k.RootMiB - k.SwapMiB - k.LogMiB, FS: Ext4, Name: "data", Label: k.label("data"), UUID: k.FSUUID(KioskData), Tree: k.Data},
+			start,
+			{SizeMiB: k.SizeMiB - 2 - start.SizeMiB - k.BootMiB - k.RootMiB - k.SwapMiB - k.LogMiB, FS: Ext4, Name: "data", Label: k.label("data"), UUID: k.FSUUID(KioskData), Tree: k.Data},
 			{SizeMiB: k.LogMiB, FS: Ext4, Name: "kiosk", Label: k.label("kiosk"), UUID: k.FSUUID(KioskLog), Tree: k.Log},
 		},
 	}, nil

@@ -156,7 +156,7 @@ func TestGrubOnGPT(t *testing.T) {
 	disk, err := BuildDisk(t.Context(), filepath.Join(t.TempDir(), "gpt2"), DiskSpec{
 		SizeMiB: 32, Label: GPT, ID: FixedUUID("gpt disk"), Grub: &Grub{Partition: 2, Dir: "/boot/grub", CorePartition: 1},
 		Partitions: []Partition{
-			{SizeMiB: 1, Type: "21686148-6449-6E6F-744E-656564454649", Name: "BIOS boot"},
+			{SizeMiB: 1, Type: biosBootType, Name: "BIOS boot"},
 			{FS: Ext4, Label: "root", Tree: append(modules, Text("boot/grub/grub.cfg", 0o644, menu))},
 		},
 	})
