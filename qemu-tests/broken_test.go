@@ -84,7 +84,7 @@ func TestWorkerDies(t *testing.T) {
 		{"kill@verify", "died of signal 9", "old: BACK AFTER A FAILED RUN"},
 		{"panic@write-range", "panic: a fault that a test asked for", "KIOSK new 2.0 DONE"},
 		{"nil@new-system-mounted", "nil pointer dereference", "KIOSK new 2.0 DONE"},
-		{"kill@land", "died of signal 9", "KIOSK new 2.0 DONE"},
+		{"kill@landed", "died of signal 9", "KIOSK new 2.0 DONE"},
 	} {
 		t.Run(tt.fault, func(t *testing.T) {
 			t.Parallel()

@@ -3,11 +3,13 @@ package qemutests
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"reimager/qemu-tests/lab"
 	"reimager/qemu-tests/scenario"
 	"reimager/qemu-tests/writelog"
 	"reimager/vm"
@@ -84,6 +86,82 @@ func TestDamagedAboard(t *testing.T) {
 					t.Errorf("report: %s: %s; want failed with %q", last.Outcome, last.Error, tt.says)
 				}
 			}
+		})
+	}
+}
+
+// A sector of the berth cannot be written. A machine that needs a lifeboat goes back, one
+// that only prefers to have it goes on, and says that it has none.
+func TestBoardingFails(t *testing.T) {
+	t.Parallel()
+	p := sailed(t)
+	for _, tt := range []struct {
+		name string
+		from *strings.Replacer // what its configuration says instead
+		want string
+	}{
+		{"require", nil, endsOld},
+		{"prefer", strings.NewReplacer(`"require"`, `"prefer"`, `"zero"`, `"leave"`), endsNew},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			ctx, k := withTimeout(t), *p.Kiosk
+			k.Disk = filepath.Join(t.TempDir(), "disk.raw")
+			must(t, lab.CopySparse(k.Disk, p.armed))
+			if tt.from != nil {
+				rebake(t, &k, tt.from.Replace(scenario.LifeboatConfig), "--key", filepath.Join(p.Dir, "fleet.pub"))
+			}
+			bad := p.boat.sections["archive"].Off/writelog.SectorSize + 3
+			blockdev, err := vm.FaultyBlockdev(0, k.Disk, vm.Fault{Sector: bad, IOType: "write"})
+			must(t, err)
+			guest := start(t, vm.Config{Drives: []vm.Drive{{Blockdev: blockdev, Serial: scenario.Serial}}})
+			if got := p.end(ctx, t, guest); got != tt.want {
+				t.Fatalf("it ended in %s; want %s", got, tt.want)
+			}
+			says := fmt.Sprintf("write /dev/sda: sector %d", bad)
+			if tt.want == endsOld {
+				must(t, guest.Kill())
+				if last := reportOn(t, k.Disk).Record; last.Outcome != "failed" || !strings.Contains(last.Error, says) {
+					t.Errorf("report: %s: %s; want failed with %q", last.Outcome, last.Error, says)
+				}
+				return
+			}
+			waitExit(ctx, t, guest) // it powers off
+			record := recordOf(t, k.Disk, lab.KioskLog, "/log/record.json")
+			if warnings := fmt.Sprint(record["warnings"]); !strings.Contains(warnings, says) || record["lifeboat"] != nil || record["outcome"] != "restored" {
+				t.Errorf("record: %v, lifeboat %v, warnings %s; want restored, none, and %q", record["outcome"], record["lifeboat"], warnings, says)
+			}
+			if s, err := look(ctx, k.Disk); err != nil || s.berth >= 0 {
+				t.Errorf("%s, %v; want a disk without a lifeboat", s, err)
+			}
+		})
+	}
+}
+
+// A worker that dies aboard is followed by another one, which takes up what it left: in
+// the middle of the write, and when the disk boots the new system already but nobody
+// knows.
+func TestWorkerDiesAboard(t *testing.T) {
+	t.Parallel()
+	p := sailed(t)
+	initrd := bake(t, p.Kiosk, scenario.LifeboatConfig, "--key", filepath.Join(p.Dir, "fleet.pub"), "--init", faultyInit(t))
+	for _, tt := range []struct{ fault, phase string }{
+		{"nil@write-range", stateWriting},
+		{"kill@landed", stateRestored},
+	} {
+		t.Run(tt.fault, func(t *testing.T) {
+			t.Parallel()
+			ctx, disk := withTimeout(t), p.at(t, tt.phase)
+			drive := vm.Drive{Path: disk, Serial: scenario.Serial}
+			guest := start(t, vm.Config{Drives: []vm.Drive{drive}, NoReboot: true, Kernel: p.Kernel.Image, Initrd: initrd,
+				Append: fmt.Sprintf("%s no_timer_check reimager.lifeboat=%s@%d reimager.fault=%s", lab.KioskConsoles, p.boat.runID, p.boat.berth/512, tt.fault)})
+			wait(ctx, t, guest, "== outcome write again (after cast off")
+			wait(ctx, t, guest, saysLanded)
+			waitExit(ctx, t, guest)
+			guest = start(t, vm.Config{Drives: []vm.Drive{drive}})
+			wait(ctx, t, guest, p.New.Done())
+			waitExit(ctx, t, guest) // it powers off
+			p.checkNew(t, disk, true)
 		})
 	}
 }

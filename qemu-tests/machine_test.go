@@ -158,6 +158,16 @@ func armed(t *testing.T) *scenario.Kiosk {
 // rebake replaces the initrd of an armed kiosk.
 func rebake(t *testing.T, k *scenario.Kiosk, config string, flags ...string) {
 	t.Helper()
+	initrd, err := os.ReadFile(bake(t, k, config, flags...))
+	must(t, err)
+	edit(t, k.Disk, lab.KioskBoot, func(boot string) { // which has no room for two of them
+		must(t, os.WriteFile(filepath.Join(boot, "reimager/initrd"), initrd, 0o600))
+	})
+}
+
+// bake makes another initrd for a kiosk.
+func bake(t *testing.T, k *scenario.Kiosk, config string, flags ...string) (initrd string) {
+	t.Helper()
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "reimager.toml"), []byte(config), 0o644))
 	must(t, os.WriteFile(filepath.Join(dir, "list"), []byte(scenario.UsualList), 0o644))
@@ -168,11 +178,7 @@ func rebake(t *testing.T, k *scenario.Kiosk, config string, flags ...string) {
 	if out, err := exec.Command(imagebuild, append(args, flags...)...).CombinedOutput(); err != nil {
 		t.Fatalf("imagebuild: %v\n%s", err, out)
 	}
-	initrd, err := os.ReadFile(filepath.Join(dir, "initrd"))
-	must(t, err)
-	edit(t, k.Disk, lab.KioskBoot, func(boot string) { // which has no room for two of them
-		must(t, os.WriteFile(filepath.Join(boot, "reimager/initrd"), initrd, 0o600))
-	})
+	return filepath.Join(dir, "initrd")
 }
 
 // tree reads a partition's files.

@@ -66,6 +66,7 @@ func (r *Run) voyage(g *Gathered) *lifeboat.Voyage {
 		Written:  func() { fault.At("write range") },
 		Warn:     func(err error) { r.warn("%v", err) },
 		Landed: func() {
+			fault.At("landed")
 			if err := r.Landed(); err != nil {
 				r.warn("%v", err)
 			}
