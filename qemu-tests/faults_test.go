@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	faultLimit = flag.Int("faults", 24, "how many system calls TestEveryCallFails lets fail, before casting off and after it each")
+	faultLimit = flag.Int("faults", 24, "how many system calls TestEveryCallFails lets fail, before casting off and after it each, and a third of that in each kind of start from a lifeboat")
 	faultOnly  = flag.String("fault", "", "the one fault that TestEveryCallFails tries, as its table names it: STAGE/CALL/NTH/ERRNO")
 )
 
@@ -43,10 +43,14 @@ type faultResult struct {
 func TestEveryCallFails(t *testing.T) {
 	t.Parallel()
 	m := faultMachine(t)
-	for _, part := range []string{"before", "after", "spoiled"} {
+	for _, part := range []string{"before", "after", "spoiled", "aboard", "adrift"} {
 		t.Run(part, func(t *testing.T) {
 			t.Parallel()
-			more := fmt.Sprintf(" faults.part=%s faults.limit=%d", part, *faultLimit)
+			limit := *faultLimit
+			if part == "aboard" || part == "adrift" { // which have most of their code in common with the others
+				limit /= 3
+			}
+			more := fmt.Sprintf(" faults.part=%s faults.limit=%d faults.job=%s", part, limit, m.boards)
 			if *faultOnly != "" {
 				more += " faults.only=" + *faultOnly
 			}
@@ -71,7 +75,10 @@ func TestEveryCallFails(t *testing.T) {
 }
 
 // faultVM is a virtual machine that tries faults.
-type faultVM struct{ kernel, initrd, parameters string }
+type faultVM struct {
+	kernel, initrd, parameters string
+	boards                     string // the job with which a lifeboat boards
+}
 
 // table boots it and reads what it says.
 func (m faultVM) table(t *testing.T, parameters string) []faultResult {
@@ -145,7 +152,7 @@ func faultMachine(t *testing.T) faultVM {
 	if out, err := exec.Command("minisign", "-S", "-W", "-s", key+".key", "-m", image).CombinedOutput(); err != nil {
 		t.Fatalf("minisign: %v\n%s", err, out)
 	}
-	job := buildFaultyOld(t, old, release)
+	job, boards := buildFaultyOld(t, old, release)
 	spoiled := filepath.Join(dir, "variants.json")
 	must(t, os.WriteFile(spoiled, variants(t, old, filepath.Base(image)), 0o644))
 	harness := filepath.Join(dir, "faultboot")
@@ -156,8 +163,8 @@ func faultMachine(t *testing.T) faultVM {
 	}
 	init, err := scenario.Program("init")
 	must(t, err)
-	m := faultVM{kernel: kernel.Image, initrd: filepath.Join(dir, "initrd"),
-		parameters: "console=ttyS0 quiet panic=-1 no_timer_check scsi_debug.dev_size_mb=20 scsi_debug.delay=0 scsi_debug.lbpws=1 reimager.job=" + job}
+	m := faultVM{kernel: kernel.Image, initrd: filepath.Join(dir, "initrd"), boards: boards,
+		parameters: "console=ttyS0 quiet panic=-1 no_timer_check scsi_debug.dev_size_mb=28 scsi_debug.delay=0 scsi_debug.lbpws=1 reimager.job=" + job}
 	tool(t, "imagebuild", "initrd", "--config", config, "--retain", list, "--key", key+".pub", "--modules", kernel.Modules, "-o", m.initrd,
 		"--init", harness, "--include", init+":/reimager-init", "--include", packed(t, old)+":/faultboot/old.zst", "--include", spoiled+":/faultboot/variants.json")
 	return m
@@ -190,12 +197,12 @@ func faultRoot(name string) lab.Tree {
 	}
 }
 
-// buildFaultyOld builds the old disk with the release and the job that arms it, and
-// returns where the job lies.
-func buildFaultyOld(t *testing.T, path, release string) (job string) {
+// buildFaultyOld builds the old disk with the release and the jobs that arm it, without a
+// lifeboat and with one, and returns where they lie.
+func buildFaultyOld(t *testing.T, path, release string) (job, boards string) {
 	t.Helper()
 	const run = "faultboot"
-	spec := faultDisk("old", 20)
+	spec := faultDisk("old", 28) // with room for a berth behind its last partition
 	at := func(number int, path string) config.Source {
 		return config.Source{Device: config.Device{Kind: config.ByUUID, Value: spec.Partitions[number-1].UUID}, Path: path}
 	}
@@ -216,9 +223,14 @@ func buildFaultyOld(t *testing.T, path, release string) (job string) {
 	}
 	text, err := j.Encode()
 	must(t, err)
+	// What boards is never started: the harness stands in for GRUB.
+	j.Boot = &config.JobKernel{Kernel: at(1, "/vmlinuz"), Initrd: at(1, "/initrd")}
+	withBoat, err := j.Encode()
+	must(t, err)
 	gate, err := boot.Gate(run, boot.GateArmed, 0)
 	must(t, err)
-	spec.Partitions[0].Tree = lab.Tree{lab.Text("reimager/job.json", 0o600, string(text)), lab.Text("reimager/gate", 0o600, string(gate))}
+	spec.Partitions[0].Tree = lab.Tree{lab.Text("reimager/job.json", 0o600, string(text)), lab.Text("reimager/boards.json", 0o600, string(withBoat)),
+		lab.Text("reimager/gate", 0o600, string(gate)), lab.Text("vmlinuz", 0o600, strings.Repeat("kernel ", 3000)), lab.Text("initrd", 0o600, strings.Repeat("initrd ", 2000))}
 	key := lab.Text("etc/kiosk/keys/client.key", 0o600, "the till's own\n")
 	key.UID, key.GID, key.Xattrs = 990, 990, map[string]string{"user.kept": "yes"}
 	spec.Partitions[1].Tree = append(faultRoot("old"), key,
@@ -227,7 +239,7 @@ func buildFaultyOld(t *testing.T, path, release string) (job string) {
 	spec.Partitions[5].Tree = lab.Tree{lab.Text("state", 0o600, strings.Repeat("state ", 20000))}
 	_, err = lab.BuildDisk(t.Context(), path, spec)
 	must(t, err)
-	return at(1, "/reimager/job.json").String()
+	return at(1, "/reimager/job.json").String(), at(1, "/reimager/boards.json").String()
 }
 
 // theImage is the image of a release.

@@ -17,6 +17,8 @@ const (
 	ownDir   = "/run/faultboot"
 	// sysrqFile takes what the container writes to the kernel's trigger.
 	sysrqFile = ownDir + "/sysrq"
+	// cmdlineFile is the kernel command line of the container.
+	cmdlineFile = ownDir + "/cmdline"
 	// saysFile takes what PID 1 of the container says as the runtime's last words.
 	saysFile  = ownDir + "/pid1"
 	realInit  = "/reimager-init"
@@ -65,6 +67,7 @@ func stub(args []string) error {
 		// init finds it mounted, as it finds /dev where the kernel has done that.
 		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
 		{sysrqFile, "/proc/sysrq-trigger", "", unix.MS_BIND},
+		{cmdlineFile, "/proc/cmdline", "", unix.MS_BIND},
 		{"/dev/null", serialTTY, "", unix.MS_BIND},
 	} {
 		if err := unix.Mount(m.source, m.dir, m.kind, m.flags, ""); err != nil {

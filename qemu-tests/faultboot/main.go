@@ -3,9 +3,11 @@
 // system call of its worker fails. It says on the serial line what became of the
 // machine each time. The table of faults is made from what a clean run calls.
 //
-// Kernel parameters: faults.part=before or after (the point of no return) or spoiled
-// (machines with which something is wrong from the start), faults.limit=N,
-// faults.only=NAME, where the name is that in the table.
+// Kernel parameters: faults.part=before or after (the point of no return), spoiled
+// (machines with which something is wrong from the start), aboard (starts from a lifeboat)
+// or adrift (such starts when the power was cut behind casting off); faults.limit=N;
+// faults.only=NAME, where the name is that in the table; faults.job=, where the job is with
+// which a lifeboat boards.
 package main
 
 import (
@@ -73,7 +75,14 @@ type Result struct {
 
 func test(out io.Writer) error {
 	debug.SetMemoryLimit(300 << 20)
+	o, err := readOptions()
+	if err != nil {
+		return err
+	}
 	v, err := prepare()
+	if err == nil && (o.part == "aboard" || o.part == "adrift") {
+		err = v.embark(o)
+	}
 	if err != nil {
 		return err
 	}
@@ -93,10 +102,6 @@ func test(out io.Writer) error {
 	}
 	v.warned = len(record.Warnings)
 	fmt.Fprintf(out, "FAULTS a clean run takes %.1f s\n", clean.took.Seconds())
-	o, err := readOptions()
-	if err != nil {
-		return err
-	}
 	v.talks = o.only != ""
 	if o.part == "spoiled" {
 		err = v.spoiled(out, o.only)
@@ -111,13 +116,13 @@ func test(out io.Writer) error {
 
 // options are those of the kernel command line.
 type options struct {
-	part, only string
-	limit      int
+	part, only, job string
+	limit           int
 }
 
 func readOptions() (o options, err error) {
 	var limit string
-	for name, value := range map[string]*string{"part": &o.part, "only": &o.only, "limit": &limit} {
+	for name, value := range map[string]*string{"part": &o.part, "only": &o.only, "limit": &limit, "job": &o.job} {
 		if *value, err = wake.Cmdline("faults." + name); err != nil {
 			return o, err
 		}
@@ -162,6 +167,13 @@ func prepare() (*victim, error) {
 		return nil, err
 	}
 	defer z.Close()
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(cmdlineFile, cmdline, 0o600); err != nil {
+		return nil, err
+	}
 	v := &victim{}
 	if v.old, err = io.ReadAll(z); err != nil {
 		return nil, fmt.Errorf("unpack %s: %w", diskFile, err)
@@ -222,13 +234,13 @@ func (v *victim) plan(out io.Writer, o options) ([]fault, error) {
 	}
 	all := 0
 	for p, n := range counts {
-		if slices.Contains([]string{"wake", "gather", "undo"}, p.stage) != (o.part == "before") {
+		if v.lifeboat == nil && slices.Contains([]string{"wake", "gather", "undo"}, p.stage) != (o.part == "before") {
 			delete(counts, p)
 			continue
 		}
 		all += n
 	}
-	fmt.Fprintf(out, "FAULTS a clean run makes %d calls of %d kinds %s casting off\n", all, len(counts), o.part)
+	fmt.Fprintf(out, "FAULTS a clean run makes %d calls of %d kinds (%s)\n", all, len(counts), o.part)
 	return table(counts, o.limit)
 }
 
@@ -245,6 +257,10 @@ func (v *victim) attempt(out io.Writer, f fault) error {
 	e, _, err := v.try(forFaults(calls...), faults...)
 	if err != nil {
 		return err
+	}
+	if v.lifeboat != nil {
+		got, err := v.judgeAboard(e)
+		return errors.Join(err, v.tell(out, f.String(), e, got))
 	}
 	// Undoing is tried twice.
 	return v.tell(out, f.String(), e, judge(e, f.stage == "undo" && f.onwards, v))

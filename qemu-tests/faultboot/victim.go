@@ -17,6 +17,7 @@ import (
 
 	"reimager/boot"
 	"reimager/disk"
+	"reimager/lifeboat"
 	"reimager/report"
 )
 
@@ -44,6 +45,8 @@ type victim struct {
 	parts   map[int]region // by number
 	talks   bool           // each run's log is shown
 	warned  int            // warnings in the record of a clean run
+	// lifeboat is what the old disk starts, and has in a place of its own; nil: nothing.
+	lifeboat *lifeboat.Header
 }
 
 type region struct{ start, bytes int64 }
@@ -111,7 +114,7 @@ func (v *victim) restore() (err error) {
 // it does not.
 func (v *victim) isOld() string {
 	for off := 0; off < len(v.old); off += blockBytes {
-		if bytes.Equal(v.old[off:off+blockBytes], v.now[off:off+blockBytes]) {
+		if bytes.Equal(v.old[off:off+blockBytes], v.now[off:off+blockBytes]) || v.inBerth(int64(off)) {
 			continue
 		}
 		for at := off; at < off+blockBytes; at += sectorBytes {
@@ -128,7 +131,7 @@ func (v *victim) isOld() string {
 func (v *victim) isNew() string {
 	root, kiosk := v.parts[rootPartition], v.parts[kioskPartition]
 	for off := int64(0); off < int64(len(v.new)); off += blockBytes {
-		if off >= root.start && off < root.start+root.bytes || off >= kiosk.start && off < kiosk.start+kiosk.bytes {
+		if off >= root.start && off < root.start+root.bytes || off >= kiosk.start && off < kiosk.start+kiosk.bytes || v.inBerth(off) {
 			continue
 		}
 		if !bytes.Equal(v.new[off:off+blockBytes], v.now[off:off+blockBytes]) {
@@ -170,8 +173,10 @@ func (v *victim) sector0() string {
 // keepNew takes the disk as it is for that of a clean run.
 func (v *victim) keepNew() (err error) {
 	v.new = bytes.Clone(v.now)
-	if v.holding, err = boot.HoldingSector(v.new[:512]); err != nil {
-		return err
+	if v.lifeboat == nil { // or else it is known
+		if v.holding, err = boot.HoldingSector(v.new[:512]); err != nil {
+			return err
+		}
 	}
 	v.tree, err = v.readTree()
 	return err
