@@ -119,7 +119,7 @@ func (s *supervisor) showEnd(e Ending, a Action) {
 	switch a {
 	case GoBack:
 		s.page.End(backScene(e, why), why)
-	case TryAgain:
+	case TryAgain, Restart:
 		s.page.Again()
 	case GoOn:
 		s.page.End(screen.Done, "")

@@ -33,6 +33,9 @@ type Ending struct {
 	// Aboard says that this start is the lifeboat's: a reset comes back here once the old
 	// system is gone, and leads to that before.
 	Aboard bool
+	// Hung says that the worker cannot be killed: it holds the disk, so that no other one
+	// can go on.
+	Hung bool
 	// Media says that the machine was started from a stick: what is on its disk may not
 	// boot, and a reboot may come back here.
 	Media bool
@@ -76,10 +79,11 @@ const (
 	Hold                   // stop and say what to do
 	GoOn                   // boot the new system
 	Embark                 // have the old system's boot loader start the lifeboat
+	Restart                // start the lifeboat once more
 )
 
 func (a Action) String() string {
-	return [...]string{"boot the old system", "write again", "hold", "boot the new system", "start the lifeboat"}[a]
+	return [...]string{"boot the old system", "write again", "hold", "boot the new system", "start the lifeboat", "restart the lifeboat"}[a]
 }
 
 // maxAttempts is how often a disk is written before it counts as broken.
@@ -92,12 +96,15 @@ const maxAttempts = 3
 // system to go back to: it holds where another run would go back. A run that is over
 // leads to the system that it has left, and a machine that knows no way there holds. A
 // lifeboat that does not get so far as to know what is on the disk restarts: sector 0
-// decides.
+// decides. A lifeboat restarts, too, when its worker hangs in the kernel: a reset costs
+// nothing there, and may be what a driver or disk needs.
 func decide(c config.Failure, e Ending) Action {
 	failed := e.Failure != nil || e.Crash != ""
 	switch {
 	case e.Phase == PhaseLanded:
 		return GoOn // whatever came after: the disk is complete
+	case e.Phase == PhaseCastOff && e.Aboard && e.Hung && c.AfterWrite == "retry":
+		return Restart
 	case e.Phase == PhaseCastOff:
 		if c.AfterWrite == "retry" && e.Attempts < maxAttempts {
 			return TryAgain

@@ -54,6 +54,10 @@ func TestDecide(t *testing.T) {
 		{"failed aboard while the old system is there, hold", careful, Ending{Phase: PhaseGather, Failure: failed, Aboard: true}, Hold},
 		{"failed aboard after casting off", usual, Ending{Phase: PhaseCastOff, Failure: failed, Aboard: true, Attempts: 1}, TryAgain},
 		{"failed aboard for good", usual, Ending{Phase: PhaseCastOff, Failure: failed, Aboard: true, Attempts: maxAttempts}, Hold},
+		{"hung aboard after casting off", usual, Ending{Phase: PhaseCastOff, Crash: "hangs", Hung: true, Aboard: true, Attempts: 1}, Restart},
+		{"hung aboard after casting off, hold", careful, Ending{Phase: PhaseCastOff, Crash: "hangs", Hung: true, Aboard: true, Attempts: 1}, Hold},
+		{"hung aboard while the old system is there", usual, Ending{Phase: PhaseGather, Crash: "hangs", Hung: true, Aboard: true}, GoBack},
+		{"hung after casting off, with all in memory only", usual, Ending{Phase: PhaseCastOff, Crash: "hangs", Hung: true, Attempts: 1}, TryAgain},
 		{"landed", usual, Ending{Phase: PhaseLanded, Attempts: 1}, GoOn},
 		{"crashed after landing", usual, Ending{Phase: PhaseLanded, Crash: "signal 11", Attempts: 1}, GoOn},
 		{"failed after landing, hold", careful, Ending{Phase: PhaseLanded, Failure: failed, Attempts: 3}, GoOn},
@@ -88,11 +92,11 @@ func TestNeverBackAfterCastOff(t *testing.T) {
 	for _, before := range []config.Choice{"reboot", "hold"} {
 		for _, after := range []config.Choice{"retry", "hold"} {
 			for attempts := range maxAttempts + 2 {
-				for _, e := range []Ending{{}, {Crash: "signal 9"}, {Rehearsed: true}, {Over: &Over{Leave: ByReboot}}, {Failure: &Failure{Back: true}}} {
+				for _, e := range []Ending{{}, {Crash: "signal 9"}, {Rehearsed: true}, {Over: &Over{Leave: ByReboot}}, {Failure: &Failure{Back: true}}, {Crash: "hangs", Hung: true}, {Crash: "hangs", Hung: true, Aboard: true}} {
 					e.Phase, e.Attempts = PhaseCastOff, attempts
 					got := decide(config.Failure{BeforeWrite: before, AfterWrite: after}, e)
-					if got != TryAgain && got != Hold {
-						t.Errorf("decide(%s, %s, %+v) = %s; want to write again or to hold", before, after, e, got)
+					if got != TryAgain && got != Hold && (got != Restart || !e.Aboard) {
+						t.Errorf("decide(%s, %s, %+v) = %s; want to write again, to hold, or with a lifeboat to restart", before, after, e, got)
 					}
 				}
 			}

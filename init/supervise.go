@@ -115,7 +115,7 @@ func (s *supervisor) run() {
 	}
 	job := jobGather
 	for {
-		e.Failure, e.Crash = nil, ""
+		e.Failure, e.Crash, e.Hung = nil, "", false
 		s.runWorker(job, &e)
 		action := decide(s.config.Failure, e)
 		s.tell(e, action)
@@ -132,7 +132,7 @@ func (s *supervisor) run() {
 		case TryAgain:
 			e.Attempts++
 			job = jobResume
-		case GoOn, Embark:
+		case GoOn, Embark, Restart:
 			s.leave(e)
 		case Hold:
 			if e.Phase != PhaseCastOff && e.Over == nil {
@@ -193,7 +193,7 @@ func (s *supervisor) runWorker(job string, e *Ending) {
 	case status = <-s.ended:
 	case <-time.After(lastWords):
 		if stalled != "" {
-			e.Crash = stalled + " and cannot be killed: it hangs in the kernel"
+			e.Crash, e.Hung = stalled+" and cannot be killed: it hangs in the kernel", true
 			return
 		}
 		// It has said how it ended but does not end: one of its threads hangs in the
