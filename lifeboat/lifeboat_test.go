@@ -204,6 +204,41 @@ func TestKnownDigest(t *testing.T) {
 	}
 }
 
+// What a section was copied from is compared with what is read back.
+func TestCopyIsCompared(t *testing.T) {
+	content := noise(9, pieceBytes+100)
+	dev := simdisk.New(make([]byte, 16*mib)).Power().Device()
+	l, err := NewLoader(dev, Berth{Off: mib, Bytes: 14 * mib, Where: "the berth"}, simRun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Copy(Image, bytes.NewReader(content), int64(len(content)), sha256.Sum256(content)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{Kernel, Kernel2, Initrd, Initrd2} {
+		if err := l.add(name, content[:700]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	image, _ := l.header.Section(Image)
+	off := image.Off + pieceBytes + 50
+	sector, err := dev.ReadSectors(off/512*512, 512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sector[off%512] ^= 1
+	if err := dev.WriteAt(sector, off/512*512); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("byte %d of", off)
+	if _, err := l.Finish(t.Context(), fakeGRUB(t), nil, nil); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Finish with another byte = %v; want an error with %q", err, want)
+	}
+	if _, err := Open(dev, mib, simRun); !errors.Is(err, ErrNoBoat) {
+		t.Errorf("Open after that = %v; want no boat", err)
+	}
+}
+
 func TestLoaderRefuses(t *testing.T) {
 	d := simdisk.New(make([]byte, 4*mib)).Power()
 	dev := d.Device()

@@ -3,6 +3,7 @@ package lifeboat
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -242,7 +243,11 @@ func (s *scenario) board(ctx context.Context, dev *disk.Device) (*Boat, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{Image, Archive, Saved, Kernel, Initrd, Kernel2, Initrd2} {
+	image := s.files[Image]
+	if err := l.Copy(Image, bytes.NewReader(image), int64(len(image)), sha256.Sum256(image)); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{Archive, Saved, Kernel, Initrd, Kernel2, Initrd2} {
 		w, err := l.Create(name, int64(len(s.files[name])))
 		if err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package lifeboat
 
 import (
+	"bytes"
 	"context"
 	"crypto/cipher"
 	"crypto/sha256"
@@ -156,25 +157,60 @@ func (w *sectionWriter) Close() error {
 }
 
 // verify reads a section past the page cache and compares its digest.
-func verify(ctx context.Context, dev *disk.Device, s Section, progress func(bytes int64)) (err error) {
+func verify(ctx context.Context, dev *disk.Device, s Section, progress func(bytes int64)) error {
+	sum := sha256.New()
+	err := readBack(ctx, dev, s, progress, func(p []byte) error {
+		sum.Write(p)
+		return nil
+	})
+	if got := image.Digest(sum.Sum(nil)); err == nil && got != s.SHA256 {
+		err = report.Hint(fmt.Errorf("read back section %s of the lifeboat: SHA-256 %x, expected %x", s.Name, got[:8], s.SHA256[:8]), notAsWritten)
+	}
+	return err
+}
+
+// compare reads a section past the page cache and compares it with what it was made of.
+func compare(ctx context.Context, dev *disk.Device, s Section, with io.ReaderAt, progress func(bytes int64)) error {
+	want, at := make([]byte, 1<<20), int64(0)
+	return readBack(ctx, dev, s, progress, func(p []byte) error {
+		for len(p) > 0 {
+			n, err := with.ReadAt(want[:min(len(p), len(want))], at)
+			if n == 0 {
+				return fmt.Errorf("read section %s once more where it came from: %w", s.Name, err)
+			}
+			if !bytes.Equal(p[:n], want[:n]) {
+				first := 0
+				for p[first] == want[first] {
+					first++
+				}
+				return report.Hint(fmt.Errorf("read back section %s of the lifeboat: byte %d of %s is not what was written", s.Name, s.Off+at+int64(first), dev.Path()), notAsWritten)
+			}
+			p, at = p[n:], at+int64(n)
+		}
+		return nil
+	})
+}
+
+const notAsWritten = "what the disk returns is not what was written: look after the disk, its cable and the machine's memory"
+
+// readBack hands over a section, read past the page cache.
+func readBack(ctx context.Context, dev *disk.Device, s Section, progress func(bytes int64), take func(p []byte) error) (err error) {
 	r := dev.Reader(s.Off, s.Bytes)
 	defer func() { err = errors.Join(err, r.Close()) }()
-	sum := sha256.New()
-	each := func(p []byte) error {
-		sum.Write(p)
+	_, err = io.Copy(pieces(func(p []byte) error {
+		if err := errors.Join(ctx.Err(), take(p)); err != nil {
+			return err
+		}
 		if progress != nil {
 			progress(int64(len(p)))
 		}
-		return ctx.Err()
+		return nil
+	}), r)
+	var bad *disk.SectorError
+	if errors.As(err, &bad) {
+		err = fmt.Errorf("read back section %s of the lifeboat: %w", s.Name, err)
 	}
-	if _, err := io.Copy(pieces(each), r); err != nil {
-		return fmt.Errorf("read back section %s of the lifeboat: %w", s.Name, err)
-	}
-	if got := image.Digest(sum.Sum(nil)); got != s.SHA256 {
-		return report.Hint(fmt.Errorf("read back section %s of the lifeboat: SHA-256 %x, expected %x", s.Name, got[:8], s.SHA256[:8]),
-			"what the disk returns is not what was written: look after the disk, its cable and the machine's memory")
-	}
-	return nil
+	return err
 }
 
 // pieces is an io.Writer that calls a function.

@@ -87,7 +87,7 @@ func (r *Run) FindLifeboat(ctx context.Context) (*Aboard, error) {
 	r.Record.Lifeboat.Starts, r.Record.Attempts = a.boat.Starts(), a.boat.Attempts()
 	r.Report.SetRun(id)
 	r.Report.Tell(report.Event{Run: id, Rehearsal: a.Rehearse()})
-	r.Report.Printf("lifeboat %s of %s, %s; start %d, and the write was begun %d times", a.boat.Header().Berth.Where, a.disk.Path, a.boat.State(), a.boat.Starts()+1, a.boat.Attempts())
+	r.Report.Printf("lifeboat %s of %s, %s; so far %d starts and %d writes", a.boat.Header().Berth.Where, a.disk.Path, a.boat.State(), a.boat.Starts(), a.boat.Attempts())
 	return a, nil
 }
 

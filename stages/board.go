@@ -46,22 +46,28 @@ func (r *Run) streamImage(g *Gathered, from *offer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
+	digest, err := r.imageDigest()
+	if err != nil {
+		return err
+	}
 	bar := r.Report.Progress("stream", from.bytes)
-	if err := r.boardImage(r.boarding.Loader, from.bytes, io.TeeReader(in, countTo(bar))); err != nil {
+	w, err := r.boarding.CreateKnown(lifeboat.Image, from.bytes, digest)
+	if err != nil {
+		return err
+	}
+	if err := copyAndClose(w, io.TeeReader(in, countTo(bar))); err != nil {
 		return err
 	}
 	bar.Done()
 	return nil
 }
 
-// boardImage boards bytes that were proven already: what is read back has to be them.
-func (r *Run) boardImage(l *lifeboat.Loader, n int64, from io.Reader) error {
-	var digest image.Digest
-	if err := digest.UnmarshalText([]byte(r.Record.Image.SHA256)); err != nil {
-		return fmt.Errorf("board image: %w", err)
+// imageDigest is that of the compressed image, which was proven.
+func (r *Run) imageDigest() (d image.Digest, err error) {
+	if err := d.UnmarshalText([]byte(r.Record.Image.SHA256)); err != nil {
+		return d, fmt.Errorf("board image: %w", err)
 	}
-	w, err := l.CreateKnown(lifeboat.Image, n, digest)
-	return fill(w, err, from)
+	return d, nil
 }
 
 // boarding is a lifeboat that is being loaded.
@@ -124,6 +130,13 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 		}
 		err = errors.Join(err, b.dev.Close())
 	}()
+	if !g.Afloat { // or else it is there already
+		done, err := r.boardImage(b.Loader)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+	}
 	if err := r.fill(ctx, b.Loader, g); err != nil {
 		return nil, err
 	}
@@ -153,17 +166,35 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 	return boat, checkCopies(boat.Header(), g.starters)
 }
 
+// boardImage boards the image from RAM. It stays open until done is called: what is read
+// back is compared with it.
+func (r *Run) boardImage(l *lifeboat.Loader) (done func(), err error) {
+	digest, err := r.imageDigest()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(ramImage)
+	if err != nil {
+		return nil, fmt.Errorf("board image: %w", err)
+	}
+	info, err := f.Stat()
+	if err == nil {
+		err = l.Copy(lifeboat.Image, f, info.Size(), digest)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { f.Close() }, nil
+}
+
 // fill adds the sections that are files already.
 func (r *Run) fill(ctx context.Context, l *lifeboat.Loader, g *Gathered) error {
-	if !g.Afloat {
-		err := withSize(ramImage, func(f *os.File, n int64) error { return r.boardImage(l, n, f) })
-		if err != nil {
-			return err
-		}
-	}
 	if g.ArchiveBytes > 0 {
-		err := withSize(ramArchive, func(f *os.File, n int64) error { return add(l, lifeboat.Archive, n, f) })
+		f, err := os.Open(ramArchive)
 		if err != nil {
+			return fmt.Errorf("board archive: %w", err)
+		}
+		if err := errors.Join(addOpen(l, lifeboat.Archive, f), f.Close()); err != nil {
 			return err
 		}
 	}
@@ -174,9 +205,7 @@ func (r *Run) fill(ctx context.Context, l *lifeboat.Loader, g *Gathered) error {
 		{lifeboat.Kernel, r.Job.Boot.Kernel}, {lifeboat.Kernel2, r.Job.Boot.Kernel},
 		{lifeboat.Initrd, r.Job.Boot.Initrd}, {lifeboat.Initrd2, r.Job.Boot.Initrd},
 	} {
-		err := r.withFile(ctx, f.source, func(in *os.File) error {
-			return useSized(in, func(in *os.File, n int64) error { return add(l, f.name, n, in) })
-		})
+		err := r.withFile(ctx, f.source, func(in *os.File) error { return addOpen(l, f.name, in) })
 		if err != nil {
 			return err
 		}
@@ -208,35 +237,25 @@ func lifeboatCmdline(job *config.Job, b *lifeboat.Berth) ([]string, error) {
 		fmt.Sprintf("%s=%s@%d", boot.LifeboatParameter, job.RunID, b.Off/boot.SectorBytes), JobParameter+"="+p.Job), err
 }
 
-// withSize opens a file and tells how many bytes it has.
-func withSize(path string, use func(f *os.File, bytes int64) error) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("board: %w", err)
-	}
-	return errors.Join(useSized(f, use), f.Close())
-}
-
-func useSized(f *os.File, use func(f *os.File, bytes int64) error) error {
+func addOpen(l *lifeboat.Loader, name string, f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("board: %w", err)
+		return fmt.Errorf("board %s: %w", name, err)
 	}
-	return use(f, info.Size())
+	return add(l, name, info.Size(), f)
 }
 
 // add fills a section from a reader, which has to deliver just that many bytes.
 func add(l *lifeboat.Loader, name string, n int64, from io.Reader) error {
 	w, err := l.Create(name, n)
-	return fill(w, err, from)
-}
-
-// fill takes what Create returned.
-func fill(w io.WriteCloser, err error, from io.Reader) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(w, from)
+	return copyAndClose(w, from)
+}
+
+func copyAndClose(w io.WriteCloser, from io.Reader) error {
+	_, err := io.Copy(w, from)
 	return errors.Join(err, w.Close())
 }
 
