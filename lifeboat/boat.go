@@ -71,16 +71,14 @@ func (b *Boat) Reader(dev *disk.Device, name string) (io.ReadCloser, error) {
 // all of them. progress is told how many bytes were read; it may be nil.
 func (b *Boat) Verify(ctx context.Context, dev *disk.Device, progress func(bytes int64), names ...string) error {
 	if len(names) == 0 {
-		for _, s := range b.header.Sections {
-			names = append(names, s.Name)
-		}
+		return readBack(ctx, dev, b.header.Sections, nil, progress)
 	}
 	for _, name := range names {
 		s, ok := b.header.Section(name)
 		if !ok {
 			return fmt.Errorf("verify section %s of the lifeboat: it has none", name)
 		}
-		if err := verify(ctx, dev, s, progress); err != nil {
+		if err := readBack(ctx, dev, []Section{s}, nil, progress); err != nil {
 			return err
 		}
 	}

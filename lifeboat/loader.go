@@ -143,14 +143,8 @@ func (l *Loader) Finish(ctx context.Context, grub *boot.LifeboatCore, cmdline []
 	if err := l.dev.Flush(); err != nil {
 		return nil, err
 	}
-	for _, s := range l.header.Sections {
-		check := func() error { return verify(ctx, l.dev, s, progress) }
-		if from := l.from[s.Name]; from != nil {
-			check = func() error { return compare(ctx, l.dev, s, from, progress) }
-		}
-		if err := check(); err != nil {
-			return nil, err
-		}
+	if err := readBack(ctx, l.dev, l.header.Sections, l.from, progress); err != nil {
+		return nil, err
 	}
 	b := &Boat{header: l.header, bootSector: bootSector, slot: 1}
 	if err := l.head(bootSector); err != nil {

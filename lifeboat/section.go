@@ -16,10 +16,10 @@ import (
 )
 
 // pieceBytes is what is written or read back at a time.
-const pieceBytes = 4 << 20
+const pieceBytes = 2 << 20
 
-// sectionWriter writes a section. While a piece is on its way to the disk, the next one
-// is gathered, encrypted and digested in another buffer.
+// sectionWriter writes a section. While a piece is encrypted, digested and written, the
+// next one is gathered in another buffer.
 type sectionWriter struct {
 	l       *Loader
 	section Section
@@ -98,27 +98,33 @@ func (w *sectionWriter) ReadFrom(r io.Reader) (total int64, err error) {
 
 // send gives what is gathered to the disk, padded with zeros to whole blocks.
 func (w *sectionWriter) send() error {
-	data := w.buf[:w.n]
-	if w.cipher != nil {
-		w.cipher.XORKeyStream(data, data)
-	}
-	if w.sum != nil {
-		w.sum.Write(data)
-	}
 	padded := w.buf[:blocks(int64(w.n))]
 	clear(padded[w.n:])
+	data, off := padded[:w.n], w.off
 	if err := w.wait(); err != nil {
 		return err
 	}
-	off := w.off
-	w.off, w.n = w.off+int64(len(padded)), 0
+	w.off, w.n = off+int64(len(padded)), 0
 	if w.spare == nil { // there is only this one
-		return w.l.write(padded, off)
+		return w.put(data, padded, off)
 	}
 	w.underway = make(chan error, 1)
-	go func(done chan<- error) { done <- w.l.write(padded, off) }(w.underway)
+	go func(done chan<- error) { done <- w.put(data, padded, off) }(w.underway)
 	w.buf, w.spare = w.spare, w.buf
 	return nil
+}
+
+// put encrypts a piece, and computes its digest while the disk writes it.
+func (w *sectionWriter) put(data, padded []byte, off int64) error {
+	if w.cipher != nil {
+		w.cipher.XORKeyStream(data, data)
+	}
+	written := make(chan error, 1)
+	go func() { written <- w.l.write(padded, off) }()
+	if w.sum != nil {
+		w.sum.Write(data)
+	}
+	return <-written
 }
 
 func (w *sectionWriter) wait() error {
@@ -156,61 +162,102 @@ func (w *sectionWriter) Close() error {
 	return err
 }
 
-// verify reads a section past the page cache and compares its digest.
-func verify(ctx context.Context, dev *disk.Device, s Section, progress func(bytes int64)) error {
-	sum := sha256.New()
-	err := readBack(ctx, dev, s, progress, func(p []byte) error {
-		sum.Write(p)
+// readBack reads sections, which lie one behind the other, past the page cache in one go,
+// and compares each with what it was made of, or where from lacks that with its digest.
+// progress is told how many bytes were read; it may be nil.
+func readBack(ctx context.Context, dev *disk.Device, all []Section, from map[string]io.ReaderAt, progress func(bytes int64)) (err error) {
+	if len(all) == 0 {
 		return nil
-	})
-	if got := image.Digest(sum.Sum(nil)); err == nil && got != s.SHA256 {
-		err = report.Hint(fmt.Errorf("read back section %s of the lifeboat: SHA-256 %x, expected %x", s.Name, got[:8], s.SHA256[:8]), notAsWritten)
 	}
-	return err
-}
-
-// compare reads a section past the page cache and compares it with what it was made of.
-func compare(ctx context.Context, dev *disk.Device, s Section, with io.ReaderAt, progress func(bytes int64)) error {
-	want, at := make([]byte, 1<<20), int64(0)
-	return readBack(ctx, dev, s, progress, func(p []byte) error {
-		for len(p) > 0 {
-			n, err := with.ReadAt(want[:min(len(p), len(want))], at)
-			if n == 0 {
-				return fmt.Errorf("read section %s once more where it came from: %w", s.Name, err)
-			}
-			if !bytes.Equal(p[:n], want[:n]) {
-				first := 0
-				for p[first] == want[first] {
-					first++
-				}
-				return report.Hint(fmt.Errorf("read back section %s of the lifeboat: byte %d of %s is not what was written", s.Name, s.Off+at+int64(first), dev.Path()), notAsWritten)
-			}
-			p, at = p[n:], at+int64(n)
-		}
-		return nil
-	})
-}
-
-const notAsWritten = "what the disk returns is not what was written: look after the disk, its cable and the machine's memory"
-
-// readBack hands over a section, read past the page cache.
-func readBack(ctx context.Context, dev *disk.Device, s Section, progress func(bytes int64), take func(p []byte) error) (err error) {
-	r := dev.Reader(s.Off, s.Bytes)
+	off := all[0].Off
+	r := dev.Reader(off, all[len(all)-1].extent().End()-off)
 	defer func() { err = errors.Join(err, r.Close()) }()
+	now := proofOf(all[0], from)
 	_, err = io.Copy(pieces(func(p []byte) error {
-		if err := errors.Join(ctx.Err(), take(p)); err != nil {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if progress != nil {
-			progress(int64(len(p)))
+		for len(p) > 0 {
+			s := all[0]
+			within := p[:min(int64(len(p)), max(0, s.Off+s.Bytes-off))]
+			if err := now.take(within, dev); err != nil {
+				return err
+			}
+			if progress != nil {
+				progress(int64(len(within)))
+			}
+			whole := p[:min(int64(len(p)), s.extent().End()-off)]
+			p, off = p[len(whole):], off+int64(len(whole))
+			if off < s.extent().End() {
+				continue
+			}
+			if err := now.end(); err != nil {
+				return err
+			}
+			if all = all[1:]; len(all) > 0 {
+				now = proofOf(all[0], from)
+			}
 		}
 		return nil
 	}), r)
 	var bad *disk.SectorError
 	if errors.As(err, &bad) {
-		err = fmt.Errorf("read back section %s of the lifeboat: %w", s.Name, err)
+		return fmt.Errorf("read back section %s of the lifeboat: %w", all[0].Name, err)
 	}
 	return err
+}
+
+// proof is what a section that is read back is held to.
+type proof struct {
+	Section
+	from io.ReaderAt // what it was made of
+	want []byte      // a piece of that
+	at   int64       // so far
+	sum  hash.Hash   // instead
+}
+
+func proofOf(s Section, from map[string]io.ReaderAt) *proof {
+	if f := from[s.Name]; f != nil {
+		return &proof{Section: s, from: f, want: make([]byte, 1<<20)}
+	}
+	return &proof{Section: s, sum: sha256.New()}
+}
+
+func (f *proof) take(p []byte, dev *disk.Device) error {
+	if f.sum != nil {
+		f.sum.Write(p)
+		return nil
+	}
+	for len(p) > 0 {
+		n, err := f.from.ReadAt(f.want[:min(len(p), len(f.want))], f.at)
+		if n == 0 {
+			return fmt.Errorf("read section %s once more where it came from: %w", f.Name, err)
+		}
+		if !bytes.Equal(p[:n], f.want[:n]) {
+			first := 0
+			for p[first] == f.want[first] {
+				first++
+			}
+			return f.wrong(fmt.Sprintf("byte %d of %s is not what was written", f.Off+f.at+int64(first), dev.Path()))
+		}
+		p, f.at = p[n:], f.at+int64(n)
+	}
+	return nil
+}
+
+func (f *proof) end() error {
+	if f.sum == nil {
+		return nil
+	}
+	if got := image.Digest(f.sum.Sum(nil)); got != f.SHA256 {
+		return f.wrong(fmt.Sprintf("SHA-256 %x, expected %x", got[:8], f.SHA256[:8]))
+	}
+	return nil
+}
+
+func (f *proof) wrong(what string) error {
+	return report.Hint(fmt.Errorf("read back section %s of the lifeboat: %s", f.Name, what),
+		"the disk does not return what was written to it, or a file is not what was proven before: look after the disk, its cable and the machine's memory")
 }
 
 // pieces is an io.Writer that calls a function.
