@@ -142,11 +142,4 @@ func erase(dev *disk.Device, e image.Extent) (err error) {
 
 // Sink makes that no lifeboat is found any more, nor its key, nor what was gathered: when
 // the disk has landed, or will not cast off.
-func (b *Boat) Sink(dev *disk.Device) error {
-	err := dev.WriteZeros(b.header.Berth.Off, headBytes)
-	if s, ok := b.header.Section(Saved); ok {
-		e := s.extent()
-		err = errors.Join(err, dev.WriteZeros(e.Off, e.Bytes))
-	}
-	return errors.Join(err, dev.Flush())
-}
+func (b *Boat) Sink(dev *disk.Device) error { return clearBoat(dev, &b.header) }

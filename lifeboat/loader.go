@@ -1,6 +1,7 @@
 package lifeboat
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -48,45 +49,78 @@ func NewLoader(dev *disk.Device, b Berth, runID string) (*Loader, error) {
 }
 
 // Abandon leaves neither a lifeboat nor its key in the berth.
-func (l *Loader) Abandon() error { return clearHead(l.dev, l.header.Berth) }
+func (l *Loader) Abandon() error { return clearBoat(l.dev, &l.header) }
 
-func clearHead(dev *disk.Device, b Berth) error {
-	if err := dev.WriteZeros(b.Off, headBytes); err != nil {
-		return err
+// Clear does so for a berth of which nobody knows what is in it, such as that of a loader
+// which died.
+func Clear(dev *disk.Device, b Berth) error {
+	h := Header{Berth: b}
+	if block, err := dev.ReadSectors(b.Off+headerOff, blockBytes); err == nil {
+		if found, err := ParseHeader(block, b.Off, dev.Bytes()); err == nil {
+			h = found
+		}
 	}
-	return dev.Flush()
+	return clearBoat(dev, &h)
+}
+
+// clearBoat overwrites what makes a lifeboat, and what was gathered.
+func clearBoat(dev *disk.Device, h *Header) error {
+	err := clearHead(dev, h.Berth)
+	if s, ok := h.Section(Saved); ok {
+		e := s.extent()
+		err = errors.Join(err, dev.WriteZeros(e.Off, e.Bytes), dev.Flush())
+	}
+	return err
+}
+
+// clearHead overwrites the fixed part, the key first. A block that cannot be written
+// keeps no other one from it.
+func clearHead(dev *disk.Device, b Berth) error {
+	var all []error
+	for _, off := range []int64{keyOff, headerOff, journalOff, journalOff + blockBytes, bootOff} {
+		all = append(all, dev.WriteZeros(b.Off+off, blockBytes))
+	}
+	return errors.Join(append(all, dev.Flush())...)
 }
 
 // Create begins the next section, of exactly that many bytes. It is there when it was
 // closed without an error; until then no other one can be created.
-func (l *Loader) Create(name string, bytes int64) (io.WriteCloser, error) {
-	return l.create(Section{Name: name, Bytes: bytes}, false)
+func (l *Loader) Create(name string, n int64) (io.WriteCloser, error) {
+	return l.create(Section{Name: name, Bytes: n}, false)
 }
 
 // Copy creates a section of bytes whose SHA-256 was proven, from where they can still be
 // read when Finish reads them back: it compares them with these, which costs a fraction of
 // a digest. Whoever goes aboard later computes that.
-func (l *Loader) Copy(name string, from io.ReaderAt, bytes int64, digest image.Digest) error {
-	w, err := l.CreateKnown(name, bytes, digest)
+func (l *Loader) Copy(name string, from io.ReaderAt, n int64, digest image.Digest) error {
+	w, err := l.CreateKnown(name, n, digest)
 	if err != nil {
 		return err
 	}
 	l.from[name] = from
-	_, err = io.Copy(w, io.NewSectionReader(from, 0, bytes))
-	return errors.Join(err, w.Close())
+	return CopyInto(w, io.NewSectionReader(from, 0, n))
+}
+
+// CopyInto fills a section, and closes it. An error is told once.
+func CopyInto(w io.WriteCloser, from io.Reader) error {
+	_, err := io.Copy(w, from)
+	if closed := w.Close(); err == nil {
+		err = closed
+	}
+	return err
 }
 
 // CreateKnown is Create for bytes of which the SHA-256 is known. It is computed once
 // only, when they are read back: Finish fails if they were others.
-func (l *Loader) CreateKnown(name string, bytes int64, digest image.Digest) (io.WriteCloser, error) {
+func (l *Loader) CreateKnown(name string, n int64, digest image.Digest) (io.WriteCloser, error) {
 	if secret(name) {
 		return nil, fmt.Errorf("create section %s of the lifeboat: nobody can know what it will be encrypted", name)
 	}
-	return l.create(Section{Name: name, Bytes: bytes, SHA256: digest}, true)
+	return l.create(Section{Name: name, Bytes: n, SHA256: digest}, true)
 }
 
 func (l *Loader) create(s Section, known bool) (io.WriteCloser, error) {
-	name, bytes := s.Name, s.Bytes
+	name := s.Name
 	_, exists := l.header.Section(name)
 	end := l.header.Berth.Off + l.header.Berth.Bytes
 	switch {
@@ -94,8 +128,8 @@ func (l *Loader) create(s Section, known bool) (io.WriteCloser, error) {
 		return nil, errors.Join(fmt.Errorf("create section %s of the lifeboat: the one before is not complete", name), l.err)
 	case name == "" || exists:
 		return nil, fmt.Errorf("create section %q of the lifeboat: it is empty, or there already", name)
-	case bytes <= 0 || bytes > end-l.next || blocks(bytes) > end-l.next:
-		return nil, report.Hint(fmt.Errorf("create section %s of the lifeboat: %d bytes, of which %d are left in %s", name, bytes, end-l.next, l.header.Berth.Where),
+	case s.Bytes <= 0 || s.Bytes > end-l.next || blocks(s.Bytes) > end-l.next:
+		return nil, report.Hint(fmt.Errorf("create section %s of the lifeboat: %d bytes, of which %d are left in %s", name, s.Bytes, end-l.next, l.header.Berth.Where),
 			"a larger berth is needed")
 	}
 	s.Off = l.next
@@ -198,8 +232,7 @@ func (l *Loader) add(name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(data)
-	return errors.Join(err, w.Close())
+	return CopyInto(w, bytes.NewReader(data))
 }
 
 // head writes boot sector, key slot and header, each flushed and read back.

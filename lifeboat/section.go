@@ -169,7 +169,7 @@ func readBack(ctx context.Context, dev *disk.Device, all []Section, from map[str
 	if len(all) == 0 {
 		return nil
 	}
-	off := all[0].Off
+	whole, off := all, all[0].Off
 	r := dev.Reader(off, all[len(all)-1].extent().End()-off)
 	defer func() { err = errors.Join(err, r.Close()) }()
 	now := proofOf(all[0], from)
@@ -186,8 +186,8 @@ func readBack(ctx context.Context, dev *disk.Device, all []Section, from map[str
 			if progress != nil {
 				progress(int64(len(within)))
 			}
-			whole := p[:min(int64(len(p)), s.extent().End()-off)]
-			p, off = p[len(whole):], off+int64(len(whole))
+			n := min(int64(len(p)), s.extent().End()-off) // with what pads it
+			p, off = p[n:], off+n
 			if off < s.extent().End() {
 				continue
 			}
@@ -201,8 +201,13 @@ func readBack(ctx context.Context, dev *disk.Device, all []Section, from map[str
 		return nil
 	}), r)
 	var bad *disk.SectorError
-	if errors.As(err, &bad) {
-		return fmt.Errorf("read back section %s of the lifeboat: %w", all[0].Name, err)
+	if !errors.As(err, &bad) {
+		return err
+	}
+	for _, s := range whole {
+		if bad.Sector*int64(dev.SectorSize()) < s.extent().End() {
+			return fmt.Errorf("read back section %s of the lifeboat: %w", s.Name, err)
+		}
 	}
 	return err
 }

@@ -206,6 +206,11 @@ func (v *Voyage) erase(dev *disk.Device) error {
 	if !v.at(Restored) {
 		return fmt.Errorf("land %s: the lifeboat is %s, expected %s", dev.Path(), v.Boat.State(), Restored)
 	}
+	if v.Done() == Restored { // as far as one slot says; it has to be both
+		if err := v.Boat.Enter(dev, Restored); err != nil {
+			return err
+		}
+	}
 	if err := v.Boat.EraseKey(dev); err != nil {
 		return err
 	}

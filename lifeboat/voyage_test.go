@@ -2,6 +2,7 @@ package lifeboat
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"reimager/disk/simdisk"
@@ -46,25 +47,47 @@ func TestLandedIsTold(t *testing.T) {
 
 // A lifeboat that is given up while it is loaded leaves no key, whatever was written.
 func TestAbandon(t *testing.T) {
+	for name, clear := range map[string]func(l *Loader, b *Boat) error{
+		"abandoned": func(l *Loader, _ *Boat) error { return l.Abandon() },
+		"sunk":      func(l *Loader, b *Boat) error { return b.Sink(l.dev) },
+		"cleared":   func(l *Loader, b *Boat) error { return Clear(l.dev, b.header.Berth) },
+	} {
+		for _, bad := range []int64{-1, journalOff, headerOff} { // a block that cannot be written any more
+			t.Run(fmt.Sprintf("%s/%d", name, bad), func(t *testing.T) { testAbandon(t, clear, bad) })
+		}
+	}
+}
+
+func testAbandon(t *testing.T, clear func(*Loader, *Boat) error, bad int64) {
 	berth := Berth{Off: mib, Bytes: 2 * mib}
 	d := simdisk.New(make([]byte, 4*mib)).Power()
 	l, err := NewLoader(d.Device(), berth, simRun)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{Archive, Kernel, Kernel2, Initrd, Initrd2} {
+	for _, name := range []string{Saved, Archive, Kernel, Kernel2, Initrd, Initrd2} {
 		if err := l.add(name, bytes.Repeat([]byte("x"), 5000)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := l.Finish(t.Context(), fakeGRUB(t), nil, nil); err != nil {
+	boat, err := l.Finish(t.Context(), fakeGRUB(t), nil, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Abandon(); err != nil {
-		t.Fatal(err)
+	d.Bad = func(o simdisk.Operation) bool {
+		return bad >= 0 && o.Kind == simdisk.Write && o.Off < berth.Off+bad+blockBytes && o.Off+o.Len > berth.Off+bad
 	}
-	head := make([]byte, headBytes)
-	if _, err := d.Now().ReadAt(head, berth.Off); err != nil || !image.AllZero(head) {
-		t.Errorf("something is left in the fixed part of the berth, %v", err)
+	if err := clear(l, boat); (err == nil) != (bad < 0) {
+		t.Errorf("cleared, with a bad block at %d: %v", bad, err)
+	}
+	saved, _ := l.header.Section(Saved)
+	for off := range int64(headBytes / blockBytes) {
+		if off *= blockBytes; off != bad && !image.AllZero(d.Now().Slice(berth.Off+off, blockBytes)) {
+			t.Errorf("something is left at byte %d of the berth", off)
+		}
+	}
+	// Without its header nobody but the loader knows where that lies.
+	if bad != headerOff && !image.AllZero(d.Now().Slice(saved.Off, saved.Bytes)) {
+		t.Error("what was gathered is left")
 	}
 }

@@ -55,7 +55,7 @@ func (r *Run) streamImage(g *Gathered, from *offer) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := copyAndClose(w, io.TeeReader(in, countTo(bar))); err != nil {
+	if err := lifeboat.CopyInto(w, io.TeeReader(in, countTo(bar))); err != nil {
 		return err
 	}
 	bar.Done()
@@ -91,11 +91,11 @@ func (r *Run) Board(ctx context.Context, g *Gathered, begun *Begun) (*Boarded, e
 	if err == nil {
 		if err = r.setGate(ctx, boot.GateProve, g.Berth.Off/boot.SectorBytes); err != nil {
 			// It may have been written all the same.
-			err = errors.Join(err, r.setGate(ctx, boot.GateTried, g.Berth.Off/boot.SectorBytes), sink(&g.Disk, boat))
+			err = errors.Join(err, r.setGate(ctx, boot.GateTried, g.Berth.Off/boot.SectorBytes), notCleared(sink(&g.Disk, boat)))
 		}
 	}
 	switch {
-	case err != nil && (g.Afloat || r.Config.PowerCut.Lifeboat == "require"):
+	case err != nil && (g.Afloat || r.Config.PowerCut.Lifeboat == "require" || errors.Is(err, errNotCleared)):
 		return nil, fmt.Errorf("board the lifeboat: %w", err)
 	case err != nil:
 		g.Berth, r.Record.Lifeboat = nil, nil
@@ -104,6 +104,17 @@ func (r *Run) Board(ctx context.Context, g *Gathered, begun *Begun) (*Boarded, e
 	done(used(boat))
 	r.Report.Printf("board    %s in %s, read back; the old system's GRUB starts it next", disk.Size(used(boat)), g.Berth.Where)
 	return &Boarded{boat}, nil
+}
+
+// errNotCleared says that what boarded may be left in the berth, the key too: nobody goes
+// on with a machine that would keep it.
+var errNotCleared = errors.New("the berth could not be cleared")
+
+func notCleared(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errNotCleared, err)
 }
 
 // used is how many bytes of the disk a lifeboat takes.
@@ -126,7 +137,7 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 	r.boarding = nil
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, b.Abandon())
+			err = errors.Join(err, notCleared(b.Abandon()))
 		}
 		err = errors.Join(err, b.dev.Close())
 	}()
@@ -150,7 +161,7 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 	if err != nil {
 		return nil, err
 	}
-	if err := copyAndClose(w, bytes.NewReader(state)); err != nil {
+	if err := lifeboat.CopyInto(w, bytes.NewReader(state)); err != nil {
 		return nil, err
 	}
 	core, err := readCore()
@@ -254,12 +265,7 @@ func addFile(f *os.File, name string, create func(bytes int64) (io.WriteCloser, 
 	if err != nil {
 		return err
 	}
-	return copyAndClose(w, f)
-}
-
-func copyAndClose(w io.WriteCloser, from io.Reader) error {
-	_, err := io.Copy(w, from)
-	return errors.Join(err, w.Close())
+	return lifeboat.CopyInto(w, f)
 }
 
 // passage is what the start that boarded knows, for the one that goes on: the section
@@ -330,6 +336,22 @@ func (r *Run) wholeLog() ([]byte, error) {
 		return nil, fmt.Errorf("read log: %w", err)
 	}
 	return append([]byte(r.earlier), log...), nil
+}
+
+// retractGate takes back the order to start the lifeboat, if it was given.
+func (r *Run) retractGate(ctx context.Context, sector int64) error {
+	at, err := r.await(ctx, r.Job.Gate.Device, nil)
+	if err != nil {
+		return err
+	}
+	gate, err := r.lookAt(ctx, at, r.Job.Gate, boot.EnvSize)
+	if err != nil {
+		return err
+	}
+	if state, _, err := boot.ReadGate(r.Job.RunID, gate.begin); err != nil || state != boot.GateProve {
+		return err
+	}
+	return r.setGate(ctx, boot.GateTried, sector)
 }
 
 // setGate overwrites the gate where it lies.
