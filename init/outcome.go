@@ -36,6 +36,8 @@ type Ending struct {
 	// Hung says that the worker cannot be killed: it holds the disk, so that no other one
 	// can go on.
 	Hung bool
+	// Starts is how often the lifeboat was started before.
+	Starts int
 	// Media says that the machine was started from a stick: what is on its disk may not
 	// boot, and a reboot may come back here.
 	Media bool
@@ -89,6 +91,9 @@ func (a Action) String() string {
 // maxAttempts is how often a disk is written before it counts as broken.
 const maxAttempts = 3
 
+// maxRestarts is how often a lifeboat restarts before its disk counts as broken.
+const maxRestarts = 10
+
 // decide is the one place where a failure gets its meaning. Before casting off the
 // old system is whole, so the machine goes back to it. After it nothing but the
 // image in RAM can save the machine, so it is never left by a reboot: it tries
@@ -103,7 +108,7 @@ func decide(c config.Failure, e Ending) Action {
 	switch {
 	case e.Phase == PhaseLanded:
 		return GoOn // whatever came after: the disk is complete
-	case e.Phase == PhaseCastOff && e.Aboard && e.Hung && c.AfterWrite == "retry":
+	case e.Phase == PhaseCastOff && e.Aboard && e.Hung && c.AfterWrite == "retry" && e.Starts < maxRestarts:
 		return Restart
 	case e.Phase == PhaseCastOff:
 		if c.AfterWrite == "retry" && e.Attempts < maxAttempts {

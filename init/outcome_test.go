@@ -55,6 +55,7 @@ func TestDecide(t *testing.T) {
 		{"failed aboard after casting off", usual, Ending{Phase: PhaseCastOff, Failure: failed, Aboard: true, Attempts: 1}, TryAgain},
 		{"failed aboard for good", usual, Ending{Phase: PhaseCastOff, Failure: failed, Aboard: true, Attempts: maxAttempts}, Hold},
 		{"hung aboard after casting off", usual, Ending{Phase: PhaseCastOff, Crash: "hangs", Hung: true, Aboard: true, Attempts: 1}, Restart},
+		{"hung aboard after casting off, again and again", usual, Ending{Phase: PhaseCastOff, Crash: "hangs", Hung: true, Aboard: true, Starts: maxRestarts, Attempts: maxAttempts}, Hold},
 		{"hung aboard after casting off, hold", careful, Ending{Phase: PhaseCastOff, Crash: "hangs", Hung: true, Aboard: true, Attempts: 1}, Hold},
 		{"hung aboard while the old system is there", usual, Ending{Phase: PhaseGather, Crash: "hangs", Hung: true, Aboard: true}, GoBack},
 		{"hung after casting off, with all in memory only", usual, Ending{Phase: PhaseCastOff, Crash: "hangs", Hung: true, Attempts: 1}, TryAgain},

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,13 +66,28 @@ func (p *pulse) silent(now time.Time) time.Duration {
 	return now.Sub(p.last)
 }
 
-// transferred is what the kernel counts of a process's reading and writing:
-// proc_pid_io(5). It changes where a worker gets on without saying so, among the inodes
-// of a large tree perhaps. "" on a kernel that does not count.
+// transferred is what the kernel counts of a process's reading and writing, proc_pid_io(5),
+// and of the disks': it changes where a worker gets on without saying so, among the inodes
+// of a large tree perhaps, or where it waits until all that was put back is on the disk.
+// "" on a kernel that does not count.
 func transferred(pid int) string {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
-	if err != nil {
-		return ""
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
+	disks, _ := os.ReadFile("/proc/diskstats")
+	return string(text) + completed(string(disks))
+}
+
+// completed are the requests and sectors that disks have read, written and discarded. The
+// times in between go on although a disk hangs:
+// Documentation/admin-guide/iostats.rst.
+func completed(diskstats string) string {
+	var all strings.Builder
+	for line := range strings.Lines(diskstats) {
+		f := strings.Fields(line)
+		for _, i := range []int{3, 5, 7, 9, 14, 16} { // behind major, minor and name
+			if i < len(f) {
+				all.WriteString(f[i] + " ")
+			}
+		}
 	}
-	return string(text)
+	return all.String()
 }

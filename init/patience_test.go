@@ -31,3 +31,20 @@ func TestPulse(t *testing.T) {
 		}
 	}
 }
+
+// What a disk has done counts, not for how long it has been busy with it.
+func TestCompleted(t *testing.T) {
+	line := func(written, busy string) string {
+		return "   8       0 sda 100 1 2000 30 50 2 " + written + " 40 1 " + busy + " 70 5 0 600 1 9 2\n"
+	}
+	was := completed(line("900", "60"))
+	if now := completed(line("900", "61")); now != was {
+		t.Errorf("a disk that hangs: %q, then %q", was, now)
+	}
+	if now := completed(line("908", "60")); now == was {
+		t.Errorf("a disk that wrote: %q twice", was)
+	}
+	if completed("") != "" || completed("8 0 sda 1 2") == "" {
+		t.Error("an old kernel's line, or none")
+	}
+}

@@ -19,6 +19,7 @@ type message struct {
 	Over      *Over         `json:"over,omitempty"`
 	Rehearsed bool          `json:"rehearsed,omitempty"`
 	Boarded   bool          `json:"boarded,omitempty"` // the lifeboat is to be started
+	Starts    int           `json:"starts,omitempty"`  // how often it was started before
 	Alive     bool          `json:"alive,omitempty"`   // something moves
 	Done      bool          `json:"done,omitempty"`    // nothing is left to do for a machine that has landed
 }
@@ -59,6 +60,7 @@ func hear(pipe *os.File, e *Ending, show func(message)) {
 		if m.Over != nil {
 			e.Over = m.Over
 		}
+		e.Starts = max(e.Starts, m.Starts)
 		e.Rehearsed = e.Rehearsed || m.Rehearsed
 		e.Boarded = e.Boarded || m.Boarded
 		show(m)
