@@ -189,7 +189,8 @@ func ParseFile(name string, all []byte) (*LastRun, error) {
 	return last, nil
 }
 
-// WriteFile writes a file beneath a root and syncs it.
+// WriteFile writes a file beneath a root and syncs it. One that cannot be written whole
+// is not left there.
 func WriteFile(root *os.Root, name string, content []byte, mode os.FileMode) error {
 	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
@@ -200,7 +201,7 @@ func WriteFile(root *os.Root, name string, content []byte, mode os.FileMode) err
 		err = f.Sync()
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return errors.Join(fmt.Errorf("write %s: %w", name, err), root.Remove(name))
 	}
 	return nil
 }
