@@ -125,7 +125,7 @@ func sail(ctx context.Context, r *stages.Run, pipe *os.File) error {
 	if aboard.Gone() {
 		phase = PhaseCastOff
 	}
-	if err := say(pipe, message{Phase: phase}); err != nil {
+	if err := say(pipe, message{Phase: phase, Starts: aboard.Starts()}); err != nil {
 		return err
 	}
 	gathered, err := r.GoAboard(ctx, aboard)
@@ -176,8 +176,11 @@ func resume(r *stages.Run, pipe *os.File) error {
 		return err
 	}
 	gathered, err := r.Resume(ctx)
-	if errors.Is(err, os.ErrNotExist) && stages.FromLifeboat() {
-		// The worker before has not come so far as to have it all in memory.
+	if errors.Is(err, stages.ErrLanded) {
+		return errors.Join(say(pipe, message{Phase: PhaseLanded}), say(pipe, message{Done: true}))
+	}
+	if errors.Is(err, stages.ErrNoState) && stages.FromLifeboat() {
+		// The worker before has not come so far as to have it all in memory; the berth has it.
 		return sail(ctx, r, pipe)
 	}
 	if err != nil {

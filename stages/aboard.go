@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"reimager/boot"
 	"reimager/config"
@@ -35,6 +36,9 @@ type Aboard struct {
 // Rehearse tells whether the run ends before it casts off.
 func (a *Aboard) Rehearse() bool { return a.passage.Rehearse && !a.gone }
 
+// Starts is how often the lifeboat was started before.
+func (a *Aboard) Starts() int { return a.boat.Starts() }
+
 // Gone tells whether the old system is gone: a power cut came after casting off.
 func (a *Aboard) Gone() bool { return a.gone }
 
@@ -47,6 +51,10 @@ func FromLifeboat() bool {
 // FindLifeboat finds the berth that this start comes from, by the run id that is in it:
 // letters and partition tables are no help.
 func (r *Run) FindLifeboat(ctx context.Context) (*Aboard, error) {
+	return r.findLifeboat(ctx, r.Config.Machine.DeviceTimeout.Duration)
+}
+
+func (r *Run) findLifeboat(ctx context.Context, timeout time.Duration) (*Aboard, error) {
 	p, err := ReadParameters()
 	if err != nil {
 		return nil, err
@@ -56,7 +64,7 @@ func (r *Run) FindLifeboat(ctx context.Context) (*Aboard, error) {
 		return nil, err
 	}
 	var a *Aboard
-	err = r.Uevents.Await(ctx, "the disk with the lifeboat of run "+id, r.Config.Machine.DeviceTimeout.Duration, func() (bool, error) {
+	err = r.Uevents.Await(ctx, "the disk with the lifeboat of run "+id, timeout, func() (bool, error) {
 		all, err := r.Disks.List()
 		if err != nil {
 			return false, err
@@ -396,7 +404,8 @@ func (r *Run) takeBoarded(g *Gathered, a *Aboard, dev *disk.Device) (err error) 
 
 // loadJobAboard reads the job from the berth, for who reports into the old system.
 func (r *Run) loadJobAboard(ctx context.Context) error {
-	_, err := r.FindLifeboat(ctx)
+	// Whoever reports has a minute, and there is a second place to look.
+	_, err := r.findLifeboat(ctx, min(r.Config.Machine.DeviceTimeout.Duration, 20*time.Second))
 	return err
 }
 
@@ -410,8 +419,16 @@ func (r *Run) reopenBoat(g *Gathered) (err error) {
 		return err
 	}
 	r.earlier = g.Before
-	if r.boat, err = lifeboat.Open(dev, g.Berth.Off, r.Record.RunID); err == nil {
+	r.boat, err = lifeboat.Open(dev, g.Berth.Off, r.Record.RunID)
+	switch {
+	case err == nil:
 		r.Record.Attempts = r.boat.Attempts() // of all starts
+	case errors.Is(err, lifeboat.ErrNoBoat):
+		// It is cleared away when the disk has landed, and not before.
+		sector0, e := dev.ReadSectors(0, int64(dev.SectorSize()))
+		if e == nil && bytes.Equal(sector0, imaging.At(g.Boot.Land, 0)) {
+			err = ErrLanded
+		}
 	}
 	return errors.Join(err, dev.Close())
 }

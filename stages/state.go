@@ -19,23 +19,41 @@ func (g *Gathered) save() error {
 	if err != nil {
 		return fmt.Errorf("save what was gathered: %w", err)
 	}
-	if err := os.WriteFile(ramState, text, 0o600); err != nil {
+	// A worker that dies here must not leave half of it.
+	err = os.WriteFile(ramState+".new", text, 0o600)
+	if err == nil {
+		err = os.Rename(ramState+".new", ramState)
+	}
+	if err != nil {
 		return fmt.Errorf("save what was gathered: %w", err)
 	}
 	return nil
 }
 
+// ErrNoState says that no earlier worker has left in RAM what it gathered, or that it
+// cannot be read.
+var ErrNoState = errors.New("what was gathered is not in memory")
+
+func readState() (*gathered, error) {
+	text, err := os.ReadFile(ramState)
+	g := &gathered{}
+	if err == nil {
+		err = json.Unmarshal(text, g)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoState, err)
+	}
+	return g, nil
+}
+
 // Resume returns what an earlier worker gathered, so that the write can begin
 // again from RAM.
 func (r *Run) Resume(ctx context.Context) (*Gathered, error) {
-	text, err := os.ReadFile(ramState)
+	before, err := readState()
 	if err != nil {
 		return nil, fmt.Errorf("resume: %w", err)
 	}
-	g := &Gathered{}
-	if err := json.Unmarshal(text, &g.gathered); err != nil {
-		return nil, fmt.Errorf("resume: %w", err)
-	}
+	g := &Gathered{gathered: *before}
 	attempts := r.Record.Attempts
 	*r.Record = *g.Record
 	r.Record.Attempts = attempts
@@ -59,6 +77,9 @@ func (r *Run) Resume(ctx context.Context) (*Gathered, error) {
 	}
 	return g, r.reopenBoat(g)
 }
+
+// ErrLanded says that an earlier worker has landed, and nobody has heard of it.
+var ErrLanded = errors.New("the disk boots its new system")
 
 // memory returns a line of /proc/meminfo in bytes: proc_meminfo(5).
 func memory(key string) (int64, error) {
