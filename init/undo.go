@@ -32,6 +32,7 @@ func undo(r *stages.Run) error {
 			return fmt.Errorf("read record: %w", err)
 		}
 	}
+	boarding := stages.SavedBoarding() // which is in RAM
 	unmounted := wake.UnmountBelow(wake.RunDir)
 	failed := *r.Record // wakeUp and LoadJob write into the record
 	if err := wakeUp(ctx, r); err != nil {
@@ -43,11 +44,12 @@ func undo(r *stages.Run) error {
 	if err != nil || r.Job == nil {
 		return errors.Join(unmounted, err)
 	}
-	if err := r.ReportBack(ctx); err != nil {
-		return errors.Join(unmounted, err) // it is tried once more, with job and log from the lifeboat
+	reported := r.ReportBack(ctx)
+	if reported != nil { // once more, while job and log of the lifeboat are there
+		reported = r.ReportBack(ctx)
 	}
-	if err := r.Abandon(); err != nil {
+	if err := errors.Join(r.Abandon(), r.AbandonBoarding(ctx, boarding)); err != nil {
 		r.Report.Printf("warning: %v", err) // it is no better another time
 	}
-	return unmounted
+	return errors.Join(unmounted, reported)
 }

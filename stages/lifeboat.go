@@ -169,6 +169,43 @@ func (r *Run) Abandon() (err error) {
 	return nil
 }
 
+// Boarding is what a start that ends before its word of it may leave in a berth.
+type Boarding struct {
+	disk  disk.Disk
+	berth lifeboat.Berth
+}
+
+// SavedBoarding is that of the start that has left its state in RAM; nil: it has no berth.
+func SavedBoarding() *Boarding {
+	g, err := readState()
+	if err != nil || g.Berth == nil {
+		return nil
+	}
+	return &Boarding{g.Disk, *g.Berth}
+}
+
+// AbandonBoarding does what Abandon does for a start that was not from a lifeboat: it
+// has died, perhaps, after it set the gate, and the boot loader would start a lifeboat
+// that the report knows nothing of.
+func (r *Run) AbandonBoarding(ctx context.Context, b *Boarding) error {
+	if b == nil || r.aboard != nil || r.Job == nil {
+		return nil
+	}
+	d, err := r.Disks.Disk(b.disk.Name)
+	if err != nil {
+		return fmt.Errorf("clear the berth: %w", err)
+	}
+	if d.Bytes != b.disk.Bytes || d.Serial != b.disk.Serial || d.WWN != b.disk.WWN || interrupted(d) {
+		return fmt.Errorf("clear the berth: %s is not the disk that it is on, or was cast off", d)
+	}
+	gate := r.retractGate(ctx, b.berth.Off/boot.SectorBytes)
+	dev, err := disk.OpenShared(d.Path)
+	if err != nil {
+		return errors.Join(gate, fmt.Errorf("clear the berth: %w", err))
+	}
+	return errors.Join(gate, lifeboat.Clear(dev, b.berth), dev.Close())
+}
+
 func sink(d *disk.Disk, boat *lifeboat.Boat) (err error) {
 	dev, err := disk.OpenShared(d.Path)
 	if err != nil {
