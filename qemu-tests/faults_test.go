@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	faultLimit = flag.Int("faults", 24, "how many system calls TestEveryCallFails lets fail, before casting off and after it each, and a third of that in each kind of start from a lifeboat")
+	faultLimit = flag.Int("faults", 24, "how many system calls TestEveryCallFails lets fail, before casting off and after it each, and a third of that while a lifeboat boards and in each kind of start from it")
 	faultOnly  = flag.String("fault", "", "the one fault that TestEveryCallFails tries, as its table names it: STAGE/CALL/NTH/ERRNO")
 )
 
@@ -43,11 +43,11 @@ type faultResult struct {
 func TestEveryCallFails(t *testing.T) {
 	t.Parallel()
 	m := faultMachine(t)
-	for _, part := range []string{"before", "after", "spoiled", "aboard", "adrift"} {
+	for _, part := range []string{"before", "after", "spoiled", "boarding", "aboard", "adrift"} {
 		t.Run(part, func(t *testing.T) {
 			t.Parallel()
 			limit := *faultLimit
-			if part == "aboard" || part == "adrift" { // which have most of their code in common with the others
+			if part == "boarding" || part == "aboard" || part == "adrift" { // which have most of their code in common with the others
 				limit /= 3
 			}
 			more := fmt.Sprintf(" faults.part=%s faults.limit=%d faults.job=%s", part, limit, m.boards)

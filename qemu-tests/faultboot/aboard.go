@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -54,6 +53,56 @@ func (v *victim) embark(o options) error {
 	return nil
 }
 
+// judgeBoarding says whether a machine may end so whose lifeboat boarded. Where it does not
+// start, nothing of it is left that could, and no key.
+func (v *victim) judgeBoarding(e *ending) verdict {
+	got := verdict{end: endWrong}
+	at := v.findHeader(v.now)
+	switch outcome := e.outcome(); {
+	case e.problem != "":
+		got.blame("%s", e.problem)
+	case outcome == "start the lifeboat":
+		got.end = "boarded"
+		if diff := v.isOld(); diff != "" || at == nil {
+			got.blame("it has boarded, header %v, but %s", at != nil, diff)
+		}
+		return got
+	case outcome == goBack:
+		got.end = endBack
+		judgeBack(&got, e, false, v)
+	case outcome == goOn:
+		got.end = endNew
+		judgeNew(&got, v)
+	default:
+		got.blame("it ends with the outcome %q", outcome)
+	}
+	if at != nil {
+		got.blame("there is a lifeboat in the berth")
+	}
+	for off := v.tail().Off; off < v.tail().Extent().End(); off += blockBytes {
+		if block := v.now[off : off+blockBytes]; bytes.HasPrefix(block, []byte("reimager keyslot")) || bytes.HasPrefix(block, []byte(`{"gathered":`)) {
+			got.blame("byte %d of the disk has a key, or what was gathered", off)
+		}
+	}
+	if got.end == endBack && bytes.Contains(v.now, []byte("reimager_gate=prove")) {
+		got.blame("GRUB would start the lifeboat")
+	}
+	return got
+}
+
+// tail is what is free behind the last partition.
+func (v *victim) tail() lifeboat.Berth {
+	const mib = 1 << 20
+	end := int64(0)
+	for number, p := range v.parts {
+		if number != containerPartition {
+			end = max(end, p.start+p.bytes)
+		}
+	}
+	off := (end + mib - 1) / mib * mib
+	return lifeboat.Berth{Off: off, Bytes: int64(len(v.old)) - off}
+}
+
 // replaceWord sets a word of the container's command line.
 func replaceWord(key, value string) error {
 	text, err := os.ReadFile(cmdlineFile)
@@ -71,18 +120,21 @@ func replaceWord(key, value string) error {
 
 // findBerth finds the header, which is in the second block of a berth.
 func (v *victim) findBerth() error {
+	if v.lifeboat = v.findHeader(v.old); v.lifeboat == nil {
+		return lifeboat.ErrNoBoat
+	}
+	return nil
+}
+
+func (v *victim) findHeader(content []byte) *lifeboat.Header {
 	const mib, header = 1 << 20, 4096
-	for off := int64(mib); off < int64(len(v.old)); off += mib {
-		h, err := lifeboat.ParseHeader(v.old[off+header:][:blockBytes], off, int64(len(v.old)))
+	for off := int64(mib); off < int64(len(content)); off += mib {
+		h, err := lifeboat.ParseHeader(content[off+header:][:blockBytes], off, int64(len(content)))
 		if err == nil {
-			v.lifeboat = &h
-			return nil
-		}
-		if !errors.Is(err, lifeboat.ErrNoBoat) {
-			return err
+			return &h
 		}
 	}
-	return lifeboat.ErrNoBoat
+	return nil
 }
 
 func (v *victim) inBerth(off int64) bool {

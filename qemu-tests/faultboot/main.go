@@ -4,7 +4,8 @@
 // machine each time. The table of faults is made from what a clean run calls.
 //
 // Kernel parameters: faults.part=before or after (the point of no return), spoiled
-// (machines with which something is wrong from the start), aboard (starts from a lifeboat)
+// (machines with which something is wrong from the start), boarding (of a lifeboat), aboard
+// (starts from it)
 // or adrift (such starts when the power was cut behind casting off); faults.limit=N;
 // faults.only=NAME, where the name is that in the table; faults.job=, where the job is with
 // which a lifeboat boards.
@@ -80,11 +81,24 @@ func test(out io.Writer) error {
 		return err
 	}
 	v, err := prepare()
-	if err == nil && (o.part == "aboard" || o.part == "adrift") {
-		err = v.embark(o)
-	}
 	if err != nil {
 		return err
+	}
+	switch o.part {
+	case "boarding":
+		if err := replaceWord("reimager.job", o.job); err != nil {
+			return err
+		}
+		v.boards, v.talks = true, o.only != ""
+		if err := v.broken(out, o); err != nil {
+			return err
+		}
+		fmt.Fprintln(out, "FAULTS done")
+		return nil
+	case "aboard", "adrift":
+		if err := v.embark(o); err != nil {
+			return err
+		}
 	}
 	clean, _, err := v.try(forFaults())
 	if err != nil {
@@ -234,7 +248,11 @@ func (v *victim) plan(out io.Writer, o options) ([]fault, error) {
 	}
 	all := 0
 	for p, n := range counts {
-		if v.lifeboat == nil && slices.Contains([]string{"wake", "gather", "undo"}, p.stage) != (o.part == "before") {
+		if v.boards && p.stage != "board" {
+			delete(counts, p)
+			continue
+		}
+		if v.lifeboat == nil && !v.boards && slices.Contains([]string{"wake", "gather", "undo"}, p.stage) != (o.part == "before") {
 			delete(counts, p)
 			continue
 		}
@@ -257,6 +275,9 @@ func (v *victim) attempt(out io.Writer, f fault) error {
 	e, _, err := v.try(forFaults(calls...), faults...)
 	if err != nil {
 		return err
+	}
+	if v.boards {
+		return v.tell(out, f.String(), e, v.judgeBoarding(e))
 	}
 	if v.lifeboat != nil {
 		got, err := v.judgeAboard(e)

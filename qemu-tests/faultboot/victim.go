@@ -30,6 +30,7 @@ const (
 	chunkBytes  = 1 << 20
 	// Its partitions; both systems have them alike.
 	bootPartition, rootPartition, kioskPartition = 1, 2, 6
+	containerPartition                           = 4
 	reportPath                                   = "var/lib/reimager/report"
 	gatePath                                     = "reimager/gate"
 )
@@ -47,6 +48,7 @@ type victim struct {
 	warned  int            // warnings in the record of a clean run
 	// lifeboat is what the old disk starts, and has in a place of its own; nil: nothing.
 	lifeboat *lifeboat.Header
+	boards   bool // a lifeboat boards in each run
 }
 
 type region struct{ start, bytes int64 }
@@ -113,6 +115,10 @@ func (v *victim) restore() (err error) {
 // isOld tells where the disk differs from the old one outside the stated places; "" if
 // it does not.
 func (v *victim) isOld() string {
+	if v.boards { // nobody needs the space behind the last partition
+		v.lifeboat = &lifeboat.Header{Berth: v.tail()}
+		defer func() { v.lifeboat = nil }()
+	}
 	for off := 0; off < len(v.old); off += blockBytes {
 		if bytes.Equal(v.old[off:off+blockBytes], v.now[off:off+blockBytes]) || v.inBerth(int64(off)) {
 			continue
