@@ -340,15 +340,8 @@ func (r *Run) wholeLog() ([]byte, error) {
 
 // retractGate takes back the order to start the lifeboat, if it was given.
 func (r *Run) retractGate(ctx context.Context, sector int64) error {
-	at, err := r.await(ctx, r.Job.Gate.Device, nil)
-	if err != nil {
-		return err
-	}
-	gate, err := r.lookAt(ctx, at, r.Job.Gate, boot.EnvSize)
-	if err != nil {
-		return err
-	}
-	if state, _, err := boot.ReadGate(r.Job.RunID, gate.begin); err != nil || state != boot.GateProve {
+	_, state, err := r.readGate(ctx)
+	if err != nil || state != boot.GateProve {
 		return err
 	}
 	return r.setGate(ctx, boot.GateTried, sector)
@@ -356,15 +349,8 @@ func (r *Run) retractGate(ctx context.Context, sector int64) error {
 
 // setGate overwrites the gate where it lies.
 func (r *Run) setGate(ctx context.Context, state boot.GateState, sector int64) error {
-	at, err := r.await(ctx, r.Job.Gate.Device, nil)
+	gate, _, err := r.readGate(ctx)
 	if err != nil {
-		return err
-	}
-	gate, err := r.lookAt(ctx, at, r.Job.Gate, boot.EnvSize)
-	if err != nil {
-		return err
-	}
-	if _, _, err := boot.ReadGate(r.Job.RunID, gate.begin); err != nil {
 		return err
 	}
 	block, err := boot.Gate(r.Job.RunID, state, sector)
@@ -373,4 +359,17 @@ func (r *Run) setGate(ctx context.Context, state boot.GateState, sector int64) e
 	}
 	same := func(_ int, b []byte) bool { return bytes.Equal(b, gate.begin) }
 	return gate.overwrite(boot.EnvSize, [][]byte{block}, same)
+}
+
+// readGate finds out where the gate lies, and what it says.
+func (r *Run) readGate(ctx context.Context) (gate *placed, state boot.GateState, err error) {
+	at, err := r.await(ctx, r.Job.Gate.Device, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	if gate, err = r.lookAt(ctx, at, r.Job.Gate, boot.EnvSize); err != nil {
+		return nil, "", err
+	}
+	state, _, err = boot.ReadGate(r.Job.RunID, gate.begin)
+	return gate, state, err
 }
