@@ -80,7 +80,7 @@ soak trees="10000" time="10m" faults="3000": build
 
 # N machines lose their power at random moments, a third of them several times; their disks are compared in the end
 powercut n="60" seed=`echo $RANDOM`: build
-    cd qemu-tests && go test -count=1 -timeout 24h -parallel 2 -run TestPulledPlug -powercuts {{n}} -seed {{seed}}
+    cd qemu-tests && go test -count=1 -timeout 24h -parallel 3 -run TestPulledPlug -powercuts {{n}} -seed {{seed}}
 
 # remove what was built here; the cache of systems and kernels stays
 clean:
