@@ -73,9 +73,8 @@ soak trees="10000" time="10m" faults="3000": build
     just debians
     go test -count=5 -timeout 6h -parallel 2 ./qemu-tests/...
     go test -count=1 -timeout 12h ./qemu-tests -run TestEveryCallFails -faults {{faults}}
-    go test -count=1 -timeout 2h ./qemu-tests -run TestOverIsRecognised -starts 5
     cd qemu-tests && go test -count=1 -timeout 12h -parallel 2 -run TestRecordedRun -prefixes 120 -seed $RANDOM
-    go test -count=1 -timeout 2h ./qemu-tests -run 'TestLowMemory|TestDamagedAboard' -lowmemory 256 -damages 100
+    go test -count=1 -timeout 2h ./qemu-tests -run 'TestLowMemory|TestDamagedAboard' -lowmemory 384 -damages 100
     just powercut 200
 
 # N machines lose their power at random moments, a third of them several times; their disks are compared in the end

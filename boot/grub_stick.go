@@ -8,7 +8,7 @@ import (
 // StickMenu is the menu of a stick that starts the machine's own disk or replaces its
 // system. It is read from the stick, whose GRUB has everything built in.
 type StickMenu struct {
-	// VolumeID is that of the stick's FAT, as in XXXX-XXXX.
+	// VolumeID is that of the stick's FAT, as in 1A2B-3C4D.
 	VolumeID string
 	// Title is the line of what replaces the system.
 	Title string

@@ -33,6 +33,14 @@ func TestReader(t *testing.T) {
 		if err := r.Close(); err != nil {
 			t.Error(err)
 		}
+		r = d.Reader(4096, n)
+		var into bytes.Buffer
+		if written, err := r.(io.WriterTo).WriteTo(&into); err != nil || written != n || !bytes.Equal(into.Bytes(), content[4096:4096+n]) {
+			t.Errorf("%d bytes: wrote %d others, %v", n, written, err)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 	r := d.Reader(0, readerPiece+100)
 	if err := iotest.TestReader(r, content[:readerPiece+100]); err != nil {

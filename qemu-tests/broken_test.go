@@ -80,6 +80,7 @@ func TestWorkerDies(t *testing.T) {
 	init := faultyInit(t)
 	for _, tt := range []struct{ fault, says, ends string }{
 		{"panic@verify", "panic: a fault that a test asked for", "old: BACK AFTER A FAILED RUN"},
+		{"nil@verify", "nil pointer dereference", "old: BACK AFTER A FAILED RUN"},
 		{"kill@verify", "died of signal 9", "old: BACK AFTER A FAILED RUN"},
 		{"panic@write-range", "panic: a fault that a test asked for", "KIOSK new 2.0 DONE"},
 		{"nil@new-system-mounted", "nil pointer dereference", "KIOSK new 2.0 DONE"},

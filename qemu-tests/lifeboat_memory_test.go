@@ -20,7 +20,7 @@ import (
 	"reimager/vm"
 )
 
-var lowMemoryData = flag.Int64("lowmemory", 112, "MiB in the image of TestLowMemory that cannot be compressed")
+var lowMemoryData = flag.Int64("lowmemory", 144, "MiB in the image of TestLowMemory that cannot be compressed")
 
 // A machine with 256 MiB takes an image of 4 GiB which does not fit its memory: it is
 // streamed from the berth.

@@ -91,7 +91,7 @@ func reportBytes(t *testing.T, disk string) []byte {
 
 // starts is how often a machine is started again whose boot loader cannot know that
 // its run is over.
-var starts = flag.Int("starts", 2, "how often a run that is over is started again")
+var starts = flag.Int("starts", 5, "how often a run that is over is started again")
 
 // A machine boots from a disk that nobody can write: GRUB cannot clear next_entry, the
 // run cannot close its gate. It recognises itself at each start all the same, and

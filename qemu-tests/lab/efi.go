@@ -47,7 +47,7 @@ func EFILoader(ctx context.Context, uuid, dir string) (string, error) {
 // makeFAT makes a FAT filesystem and copies the partition's files in. It knows no
 // owners, links and modes.
 func makeFAT(ctx context.Context, disk string, p Partition, at BuiltPartition) (err error) {
-	// The volume ID is what is called a UUID: XXXX-XXXX.
+	// The volume ID is what is called a UUID, as in 1A2B-3C4D.
 	id := strings.ReplaceAll(at.UUID, "-", "")
 	args := []string{"--invariant", "-i", id, "--offset", strconv.FormatInt(at.Offset/sectorSize, 10)}
 	// mkfs.vfat chooses by the size of the whole file. This is what it makes of a
