@@ -209,7 +209,7 @@ func (k KioskSpec) bootTree(ctx context.Context, kernel Kernel) (Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	// GRUB's `linux` moves 60 MB byte by byte, which takes an emulated machine 1.7 s; with the
+	// GRUB's `linux` moves the kernel byte by byte, which takes an emulated machine 1.7 s; with the
 	// 16-bit boot protocol the kernel moves itself.
 	protocol := "16"
 	if k.UEFI {
