@@ -36,7 +36,7 @@ unit:
 
 # a machine's whole life in QEMU, with its disks compared from the host
 qemu: build
-    go test -count=1 -timeout 80m -parallel 3 ./qemu-tests/...
+    go test -count=1 -timeout 80m -parallel 2 ./qemu-tests/...
     @echo "of the old Debians, 12 on a BIOS was replaced; 11, 12 and 13 on BIOS and UEFI: just debians"
 
 # each old Debian replaced by Debian 13, on BIOS and UEFI; builds them, which takes half an hour the first time
