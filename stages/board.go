@@ -91,7 +91,8 @@ func (r *Run) Board(ctx context.Context, g *Gathered, begun *Begun) (*Boarded, e
 	if err == nil {
 		if err = r.setGate(ctx, boot.GateProve, g.Berth.Off/boot.SectorBytes); err != nil {
 			// It may have been written all the same.
-			err = errors.Join(err, r.setGate(ctx, boot.GateTried, g.Berth.Off/boot.SectorBytes), notCleared(sink(&g.Disk, boat)))
+			retracted := r.setGate(ctx, boot.GateTried, g.Berth.Off/boot.SectorBytes)
+			err = errors.Join(err, notCleared(errors.Join(retracted, sink(&g.Disk, boat))))
 		}
 	}
 	switch {
@@ -106,9 +107,10 @@ func (r *Run) Board(ctx context.Context, g *Gathered, begun *Begun) (*Boarded, e
 	return &Boarded{boat}, nil
 }
 
-// errNotCleared says that what boarded may be left in the berth, the key too: nobody goes
-// on with a machine that would keep it.
-var errNotCleared = errors.New("the berth could not be cleared")
+// errNotCleared says that what boarded may be left in the berth, the key too, or the order
+// to start it: nobody goes on with a machine that would keep them. Undoing tries again, by
+// another process.
+var errNotCleared = errors.New("the lifeboat could not be cleared away")
 
 func notCleared(err error) error {
 	if err == nil {
