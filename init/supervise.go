@@ -242,9 +242,12 @@ const lastWords = 10 * time.Second
 
 // undo leaves the old system as it was, with a report of how the run ended.
 func (s *supervisor) undo(e Ending, a Action) {
-	if e.Crash != "" {
+	if e.Crash != "" || e.Failure != nil && !hasRecord() {
 		// The worker has left no record, or one that does not know of its end.
 		record := &report.Record{Format: report.RecordFormat, Version: version, Outcome: "failed", Stage: string(e.Phase), Error: e.Crash}
+		if e.Crash == "" {
+			record.Stage, record.Error, record.Hints = e.Failure.Stage, e.Failure.Error, e.Failure.Hints
+		}
 		if err := saveRecord(record); err != nil {
 			s.report.Printf("warning: %v", err)
 		}

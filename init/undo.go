@@ -20,7 +20,17 @@ func saveRecord(r *report.Record) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(recordFile, text, 0o600)
+	if err := os.WriteFile(recordFile, text, 0o600); err != nil {
+		// No record is better than half of it, or an older one.
+		return errors.Join(err, os.RemoveAll(recordFile))
+	}
+	return nil
+}
+
+// hasRecord tells whether a worker has left its record.
+func hasRecord() bool {
+	_, err := os.Stat(recordFile)
+	return err == nil
 }
 
 // undo leaves the old system as it was found, with a report in the file that

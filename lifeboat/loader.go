@@ -51,16 +51,24 @@ func NewLoader(dev *disk.Device, b Berth, runID string) (*Loader, error) {
 // Abandon leaves neither a lifeboat nor its key in the berth.
 func (l *Loader) Abandon() error { return clearBoat(l.dev, &l.header) }
 
+// Next is where the next section will lie, if it has so many bytes.
+func (l *Loader) Next(bytes int64) image.Extent { return Section{Off: l.next, Bytes: bytes}.extent() }
+
 // Clear does so for a berth of which nobody knows what is in it, such as that of a loader
-// which died.
-func Clear(dev *disk.Device, b Berth) error {
+// which died. state is where the section Saved was going to lie; empty, if that had not
+// begun: the header, which tells, is written last.
+func Clear(dev *disk.Device, b Berth, state image.Extent) error {
 	h := Header{Berth: b}
 	if block, err := dev.ReadSectors(b.Off+headerOff, blockBytes); err == nil {
 		if found, err := ParseHeader(block, b.Off, dev.Bytes()); err == nil {
 			h = found
 		}
 	}
-	return clearBoat(dev, &h)
+	err := clearBoat(dev, &h)
+	if state.Bytes > 0 && state.Off >= b.Off && state.End() <= b.Off+b.Bytes {
+		err = errors.Join(err, dev.WriteZeros(state.Off, state.Bytes), dev.Flush())
+	}
+	return err
 }
 
 // clearBoat overwrites what makes a lifeboat, and what was gathered.

@@ -50,11 +50,41 @@ func TestAbandon(t *testing.T) {
 	for name, clear := range map[string]func(l *Loader, b *Boat) error{
 		"abandoned": func(l *Loader, _ *Boat) error { return l.Abandon() },
 		"sunk":      func(l *Loader, b *Boat) error { return b.Sink(l.dev) },
-		"cleared":   func(l *Loader, b *Boat) error { return Clear(l.dev, b.header.Berth) },
+		"cleared":   func(l *Loader, b *Boat) error { return Clear(l.dev, b.header.Berth, image.Extent{}) },
 	} {
 		for _, bad := range []int64{-1, journalOff, headerOff} { // a block that cannot be written any more
 			t.Run(fmt.Sprintf("%s/%d", name, bad), func(t *testing.T) { testAbandon(t, clear, bad) })
 		}
+	}
+}
+
+// A loader that died before its header was written leaves nothing that was gathered, if it
+// is known where that was going to lie.
+func TestClearUnfinished(t *testing.T) {
+	berth := Berth{Off: mib, Bytes: mib}
+	d := simdisk.New(make([]byte, 4*mib)).Power()
+	l, err := NewLoader(d.Device(), berth, simRun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.add(Kernel, bytes.Repeat([]byte("x"), 5000)); err != nil {
+		t.Fatal(err)
+	}
+	at := l.Next(9000)
+	if err := l.add(Saved, bytes.Repeat([]byte("x"), 9000)); err != nil {
+		t.Fatal(err)
+	}
+	if saved, _ := l.header.Section(Saved); saved.extent() != at {
+		t.Fatalf("the section lies at %v, foretold was %v", saved.extent(), at)
+	}
+	before := bytes.Clone(d.Now().Slice(0, 4*mib))
+	for _, elsewhere := range []image.Extent{{}, {Off: 0, Bytes: 4096}, {Off: berth.Off + mib - 4096, Bytes: 8192}} {
+		if err := Clear(d.Device(), berth, elsewhere); err != nil || !bytes.Equal(d.Now().Slice(0, 4*mib), before) {
+			t.Errorf("%v was cleared: %v", elsewhere, err)
+		}
+	}
+	if err := Clear(d.Device(), berth, at); err != nil || !image.AllZero(d.Now().Slice(at.Off, at.Bytes)) {
+		t.Errorf("what was gathered is left, %v", err)
 	}
 }
 

@@ -159,6 +159,10 @@ func (r *Run) load(ctx context.Context, g *Gathered, begun *Begun) (_ *lifeboat.
 	if err != nil {
 		return nil, err
 	}
+	g.StateAt = b.Next(int64(len(state)))
+	if err := g.save(); err != nil {
+		return nil, err
+	}
 	w, err := b.Create(lifeboat.Saved, int64(len(state)))
 	if err != nil {
 		return nil, err

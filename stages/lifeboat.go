@@ -173,6 +173,7 @@ func (r *Run) Abandon() (err error) {
 type Boarding struct {
 	disk  disk.Disk
 	berth lifeboat.Berth
+	state image.Extent
 }
 
 // SavedBoarding is that of the start that has left its state in RAM; nil: it has no berth.
@@ -181,7 +182,7 @@ func SavedBoarding() *Boarding {
 	if err != nil || g.Berth == nil {
 		return nil
 	}
-	return &Boarding{g.Disk, *g.Berth}
+	return &Boarding{g.Disk, *g.Berth, g.StateAt}
 }
 
 // AbandonBoarding does what Abandon does for a start that was not from a lifeboat: it
@@ -203,7 +204,7 @@ func (r *Run) AbandonBoarding(ctx context.Context, b *Boarding) error {
 	if err != nil {
 		return errors.Join(gate, fmt.Errorf("clear the berth: %w", err))
 	}
-	return errors.Join(gate, lifeboat.Clear(dev, b.berth), dev.Close())
+	return errors.Join(gate, lifeboat.Clear(dev, b.berth, b.state), dev.Close())
 }
 
 func sink(d *disk.Disk, boat *lifeboat.Boat) (err error) {
