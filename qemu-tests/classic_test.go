@@ -23,7 +23,7 @@ func TestClassicMachineIsReplaced(t *testing.T) {
 	ctx := withTimeout(t)
 	k := build(t, scenario.Spec{New: func(n *lab.KioskSpec) { n.BootScript = scenario.ShowScript }})
 	old := map[int]map[string]lab.Entry{lab.KioskRoot: tree(t, k.Disk, lab.KioskRoot), lab.KioskLog: tree(t, k.Disk, lab.KioskLog)}
-	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}})
+	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, CPUs: 2})
 	for _, text := range []string{k.Old.Banner(), "armed; rebooting now",
 		"stage gather", saysNoBerth, "stage write", "cast off /dev/sda", "stage read back", "stage restore", "stage land", "boot the new system",
 		k.New.Banner(), "new: kiosk-0042 " + k.Old.MachineID(), "atm(880) atm(880) /etc/kiosk/keys/client.key", k.New.Done()} {

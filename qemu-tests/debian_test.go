@@ -57,7 +57,7 @@ func replaceDebian(t *testing.T, spec scenario.DebianSpec, release string) {
 	brought := tree(t, d.Release.Disk.Path, d.NewRoot)
 	ctx, cancel := context.WithTimeout(t.Context(), debianPatience)
 	defer cancel()
-	guest := start(t, vm.Config{Drives: []vm.Drive{d.Drive()}, MemoryMiB: d.MemoryMiB(), UEFI: d.Firmware})
+	guest := start(t, vm.Config{Drives: []vm.Drive{d.Drive()}, MemoryMiB: d.MemoryMiB(), UEFI: d.Firmware, CPUs: 2})
 	for _, text := range []string{"old: Debian GNU/Linux " + release, "armed; rebooting now", "stage gather", "stage write",
 		"stage restore", "boot the new system", "Debian GNU/Linux 13"} {
 		wait(ctx, t, guest, text)

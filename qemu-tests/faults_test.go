@@ -84,7 +84,7 @@ type faultVM struct {
 func (m faultVM) table(t *testing.T, parameters string) []faultResult {
 	t.Helper()
 	read, write := io.Pipe()
-	guest := start(t, vm.Config{Kernel: m.kernel, Initrd: m.initrd, Append: parameters, MemoryMiB: 768, CPUs: 1, NoReboot: true, Console: write})
+	guest := start(t, vm.Config{Kernel: m.kernel, Initrd: m.initrd, Append: parameters, MemoryMiB: 768, NoReboot: true, Console: write})
 	go func() {
 		_ = write.CloseWithError(guest.Wait()) // the lines tell whether it came to its end
 	}()

@@ -45,7 +45,7 @@ func TestLowMemory(t *testing.T) {
 	// Each byte passes six times through an emulated machine.
 	ctx, cancel := context.WithTimeout(t.Context(), patience+time.Duration(*lowMemoryData)*time.Second)
 	defer cancel()
-	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, MemoryMiB: memoryMiB})
+	guest := start(t, vm.Config{Drives: []vm.Drive{k.Drive()}, MemoryMiB: memoryMiB, CPUs: 2})
 	for _, text := range []string{"armed; rebooting now", saysBoard, saysProve, saysCast, k.New.Done()} {
 		wait(ctx, t, guest, text)
 	}

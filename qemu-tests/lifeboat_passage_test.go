@@ -78,7 +78,7 @@ func sail(ctx context.Context, dir string, spec scenario.Spec) (*passage, error)
 	if err != nil {
 		return nil, err
 	}
-	guest, err := lab.Start(ctx, vm.Config{Drives: []vm.Drive{{Blockdev: blockdev, Serial: scenario.Serial}}, MemoryMiB: 512})
+	guest, err := lab.Start(ctx, vm.Config{Drives: []vm.Drive{{Blockdev: blockdev, Serial: scenario.Serial}}, MemoryMiB: 512, CPUs: 1})
 	if err != nil {
 		return nil, err
 	}
