@@ -51,6 +51,9 @@ func TestEveryCallFails(t *testing.T) {
 				limit /= 3
 			}
 			more := fmt.Sprintf(" faults.part=%s faults.limit=%d faults.job=%s", part, limit, m.boards)
+			if part == "boarding" {
+				more += " faults.also=" + strings.Join(brokeBoarding(), ",")
+			}
 			if *faultOnly != "" {
 				more += " faults.only=" + *faultOnly
 			}
@@ -72,6 +75,12 @@ func TestEveryCallFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// brokeBoarding are faults after which a machine once had a report without an outcome, kept
+// what was gathered in its berth, or was left with GRUB's order to start what is not there.
+func brokeBoarding() []string {
+	return []string{"board/openat/1+/EIO", "board/write/1+/ENOSPC", "board/fsync/8+/EIO"}
 }
 
 // faultVM is a virtual machine that tries faults.

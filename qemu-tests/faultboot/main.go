@@ -7,8 +7,8 @@
 // (machines with which something is wrong from the start), boarding (of a lifeboat), aboard
 // (starts from it)
 // or adrift (such starts when the power was cut behind casting off); faults.limit=N;
-// faults.only=NAME, where the name is that in the table; faults.job=, where the job is with
-// which a lifeboat boards.
+// faults.only=NAME, where the name is that in the table; faults.also=NAME,NAME… for more
+// than the table has; faults.job=, where the job is with which a lifeboat boards.
 package main
 
 import (
@@ -130,13 +130,13 @@ func test(out io.Writer) error {
 
 // options are those of the kernel command line.
 type options struct {
-	part, only, job string
-	limit           int
+	part, only, also, job string
+	limit                 int
 }
 
 func readOptions() (o options, err error) {
 	var limit string
-	for name, value := range map[string]*string{"part": &o.part, "only": &o.only, "limit": &limit, "job": &o.job} {
+	for name, value := range map[string]*string{"part": &o.part, "only": &o.only, "limit": &limit, "also": &o.also, "job": &o.job} {
 		if *value, err = wake.Cmdline("faults." + name); err != nil {
 			return o, err
 		}
@@ -259,7 +259,15 @@ func (v *victim) plan(out io.Writer, o options) ([]fault, error) {
 		all += n
 	}
 	fmt.Fprintf(out, "FAULTS a clean run makes %d calls of %d kinds (%s)\n", all, len(counts), o.part)
-	return table(counts, o.limit)
+	faults, err := table(counts, o.limit)
+	for name := range strings.SplitSeq(o.also, ",") {
+		if name == "" {
+			continue
+		}
+		f, e := parseFault(name)
+		faults, err = append(faults, f), errors.Join(err, e)
+	}
+	return faults, err
 }
 
 // attempt tries one fault and says what came of it.
