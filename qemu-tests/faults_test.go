@@ -80,7 +80,7 @@ func TestEveryCallFails(t *testing.T) {
 // brokeBoarding are faults after which a machine once had a report without an outcome, kept
 // what was gathered in its berth, or was left with GRUB's order to start what is not there.
 func brokeBoarding() []string {
-	return []string{"board/openat/1+/EIO", "board/write/1+/ENOSPC", "board/fsync/8+/EIO"}
+	return []string{"board/openat/1+/EIO", "board/write/1+/ENOSPC", "board/close(sda1)/7/EIO"}
 }
 
 // faultVM is a virtual machine that tries faults.

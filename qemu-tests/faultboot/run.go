@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -153,8 +155,13 @@ func (t *tracer) answer() error {
 	t.readLog()
 	p := place{t.stage, callName(n.nr, n.args)}
 	t.counts[p]++
+	on := p
+	if slices.ContainsFunc(t.faults, fault.namesFile) {
+		on.call += "(" + filepath.Base(t.target(n)) + ")"
+		t.counts[on]++
+	}
 	for i, f := range t.faults {
-		if f.strikes(p, t.counts[p]) {
+		if f.strikes(p, t.counts[p]) || on != p && f.strikes(on, t.counts[on]) {
 			if i == 0 && len(t.ending.hit) < 5 {
 				t.ending.hit = append(t.ending.hit, t.words(n, p))
 			}
@@ -238,10 +245,15 @@ func (t *tracer) words(n *notification, p place) string {
 		return text + t.text(n.pid, n.args[0]) + ")"
 	case unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_WRITE, unix.SYS_PWRITE64, unix.SYS_FSTAT, unix.SYS_FSYNC, unix.SYS_CLOSE, unix.SYS_IOCTL,
 		unix.SYS_GETDENTS64, unix.SYS_SYNCFS, unix.SYS_LSEEK:
-		target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", n.pid, n.args[0]))
-		return text + target + ")"
+		return text + t.target(n) + ")"
 	}
 	return text + ")"
+}
+
+// target is what the first argument of a call, a file descriptor, stands for.
+func (t *tracer) target(n *notification) string {
+	target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", n.pid, n.args[0]))
+	return target
 }
 
 // text reads a string of a stopped process.

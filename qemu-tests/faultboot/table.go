@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// place is a kind of system call in a stage of a run.
+// place is a kind of system call in a stage of a run. Those of a fault that was asked for by
+// name can be on one file only: "close(sda1)", the last part of the path of its descriptor.
 type place struct{ stage, call string }
 
 // fault is one cell of the table: the n-th call of a kind in a stage fails; with
@@ -29,6 +30,11 @@ func (f fault) String() string {
 		plus = "+"
 	}
 	return fmt.Sprintf("%s/%s/%d%s/%s", f.stage, f.call, f.nth, plus, unix.ErrnoName(f.errno))
+}
+
+// namesFile tells whether the calls are on one file only.
+func (f fault) namesFile() bool {
+	return strings.Contains(f.call, "(") && !strings.HasPrefix(f.call, "ioctl(")
 }
 
 // strikes tells whether the n-th call at a place fails.
