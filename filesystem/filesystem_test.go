@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -14,9 +15,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"reimager/disk"
 )
@@ -70,8 +74,52 @@ func withMount(t testing.TB, image, options string, do func(dir string)) {
 	defer tool(t, "losetup", "--detach", device)
 	dir := t.TempDir()
 	tool(t, "mount", "-o", options, device, dir)
-	defer tool(t, "umount", dir)
+	defer func() {
+		tool(t, "umount", dir)
+		released(t, device)
+	}()
 	do(dir)
+}
+
+// released waits until nothing holds a device that was mounted. A program that was started
+// in a mount namespace of its own meanwhile, as other packages' tests do, keeps a filesystem
+// that is unmounted here, and it is written to until that program ends.
+func released(t testing.TB, device string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		f, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0)
+		if err == nil {
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is held a minute after it was unmounted: %v", device, err)
+		}
+	}
+}
+
+// A filesystem that another mount namespace still has is waited for.
+func TestReleased(t *testing.T) {
+	image := newImage(t, 64<<20)
+	tool(t, "mkfs.ext4", "-q", image)
+	var other *exec.Cmd
+	began, kept := time.Now(), 500*time.Millisecond
+	withMount(t, image, "rw", func(string) {
+		other = exec.Command("sleep", fmt.Sprint(kept.Seconds()))
+		other.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+		began = time.Now()
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if waited := time.Since(began); waited < kept {
+		t.Errorf("unmounted after %v, while another process had it for %v", waited, kept)
+	}
+	if err := other.Wait(); err != nil {
+		t.Error(err)
+	}
 }
 
 // churn fills and empties a filesystem so that its free space is in pieces.
