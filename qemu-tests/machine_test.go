@@ -223,8 +223,8 @@ func edit(t *testing.T, disk string, partition int, change func(dir string)) {
 		t.Fatalf("mount: %v\n%s", err, out)
 	}
 	defer func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Fatalf("umount: %v\n%s", err, out)
+		if err := lab.Unmount(context.WithoutCancel(t.Context()), dir); err != nil {
+			t.Fatal(err)
 		}
 	}()
 	change(dir)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -150,8 +151,20 @@ func loopMount(ctx context.Context, options, file string, offset, size int64, us
 		return err
 	}
 	defer func() {
-		_, umountErr := vm.Run(context.WithoutCancel(ctx), "umount", dir)
-		err = errors.Join(err, umountErr)
+		err = errors.Join(err, Unmount(context.WithoutCancel(ctx), dir))
 	}()
 	return use(dir)
+}
+
+// Unmount unmounts a directory. For ten seconds it tries again: a program that is started
+// beside it has our open files until it is executed, and somebody may walk through all of a
+// host's files.
+func Unmount(ctx context.Context, dir string) (err error) {
+	for range 100 {
+		if _, err = vm.Run(ctx, "umount", dir); err == nil {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return err
 }
