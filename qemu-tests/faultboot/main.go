@@ -5,10 +5,10 @@
 //
 // Kernel parameters: faults.part=before or after (the point of no return), spoiled
 // (machines with which something is wrong from the start), boarding (of a lifeboat), aboard
-// (starts from it)
-// or adrift (such starts when the power was cut behind casting off); faults.limit=N;
-// faults.only=NAME, where the name is that in the table; faults.also=NAME,NAME… for more
-// than the table has; faults.job=, where the job is with which a lifeboat boards.
+// (starts from it) or adrift (such starts when the power was cut behind casting off);
+// faults.limit=N; faults.only=NAME, where the name is that in the table;
+// faults.also=NAME,NAME… for more than the table has; faults.job=, where the job is with
+// which a lifeboat boards.
 package main
 
 import (
@@ -260,14 +260,17 @@ func (v *victim) plan(out io.Writer, o options) ([]fault, error) {
 	}
 	fmt.Fprintf(out, "FAULTS a clean run makes %d calls of %d kinds (%s)\n", all, len(counts), o.part)
 	faults, err := table(counts, o.limit)
-	for name := range strings.SplitSeq(o.also, ",") {
-		if name == "" {
-			continue
-		}
-		f, e := parseFault(name)
-		faults, err = append(faults, f), errors.Join(err, e)
+	if err != nil || o.also == "" {
+		return faults, err
 	}
-	return faults, err
+	for name := range strings.SplitSeq(o.also, ",") {
+		f, err := parseFault(name)
+		if err != nil {
+			return nil, err
+		}
+		faults = append(faults, f)
+	}
+	return faults, nil
 }
 
 // attempt tries one fault and says what came of it.

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -156,8 +156,8 @@ func (t *tracer) answer() error {
 	p := place{t.stage, callName(n.nr, n.args)}
 	t.counts[p]++
 	on := p
-	if slices.ContainsFunc(t.faults, fault.namesFile) {
-		on.call += "(" + filepath.Base(t.target(n)) + ")"
+	if slices.ContainsFunc(t.faults, fault.namesDevice) && t.writes(n) {
+		on.call += "(" + strings.TrimPrefix(t.target(n), "/dev/") + ")"
 		t.counts[on]++
 	}
 	for i, f := range t.faults {
@@ -254,6 +254,19 @@ func (t *tracer) words(n *notification, p place) string {
 func (t *tracer) target(n *notification) string {
 	target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", n.pid, n.args[0]))
 	return target
+}
+
+// writes tells whether the first argument of a call is a file descriptor that can be
+// written to: proc_pid_fdinfo(5).
+func (t *tracer) writes(n *notification) bool {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", n.pid, n.args[0]))
+	for line := range strings.Lines(string(text)) {
+		if flags, ok := strings.CutPrefix(line, "flags:"); ok {
+			value, err := strconv.ParseUint(strings.TrimSpace(flags), 8, 64)
+			return err == nil && value&unix.O_ACCMODE != unix.O_RDONLY
+		}
+	}
+	return false
 }
 
 // text reads a string of a stopped process.

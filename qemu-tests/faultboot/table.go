@@ -11,7 +11,8 @@ import (
 )
 
 // place is a kind of system call in a stage of a run. Those of a fault that was asked for by
-// name can be on one file only: "close(sda1)", the last part of the path of its descriptor.
+// name can be on one device only that was opened for writing: "close(sda1)" is on /dev/sda1.
+// How often a device is opened to be looked at varies.
 type place struct{ stage, call string }
 
 // fault is one cell of the table: the n-th call of a kind in a stage fails; with
@@ -32,8 +33,8 @@ func (f fault) String() string {
 	return fmt.Sprintf("%s/%s/%d%s/%s", f.stage, f.call, f.nth, plus, unix.ErrnoName(f.errno))
 }
 
-// namesFile tells whether the calls are on one file only.
-func (f fault) namesFile() bool {
+// namesDevice tells whether the calls are on one device only that was opened for writing.
+func (f fault) namesDevice() bool {
 	return strings.Contains(f.call, "(") && !strings.HasPrefix(f.call, "ioctl(")
 }
 
