@@ -59,16 +59,14 @@ func (l *Loader) Next(bytes int64) image.Extent { return Section{Off: l.next, By
 // begun: the header, which tells, is written last.
 func Clear(dev *disk.Device, b Berth, state image.Extent) error {
 	h := Header{Berth: b}
-	if block, err := dev.ReadSectors(b.Off+headerOff, blockBytes); err == nil {
+	if state.Bytes > 0 && state.Off >= b.Off && state.End() <= b.Off+b.Bytes {
+		h.Sections = []Section{{Name: Saved, Off: state.Off, Bytes: state.Bytes}}
+	} else if block, err := dev.ReadSectors(b.Off+headerOff, blockBytes); err == nil {
 		if found, err := ParseHeader(block, b.Off, dev.Bytes()); err == nil {
 			h = found
 		}
 	}
-	err := clearBoat(dev, &h)
-	if state.Bytes > 0 && state.Off >= b.Off && state.End() <= b.Off+b.Bytes {
-		err = errors.Join(err, dev.WriteZeros(state.Off, state.Bytes), dev.Flush())
-	}
-	return err
+	return clearBoat(dev, &h)
 }
 
 // clearBoat overwrites what makes a lifeboat, and what was gathered.

@@ -40,8 +40,8 @@ type gathered struct {
 	OldRoot      string       `json:"old_root"`   // UUID of its filesystem
 	// Berth is where the lifeboat lies; nil: there is none.
 	Berth *lifeboat.Berth `json:"berth,omitempty"`
-	// StateAt is where in it the state lies, for who clears it away before it has a header
-	// that tells; empty until it is written.
+	// StateAt is where on the disk the lifeboat's section Saved lies, for who clears it away
+	// before there is a header that tells; empty before that is about to be written.
 	StateAt image.Extent `json:"state_at,omitzero"`
 	// Afloat says that the image is in the berth only, as it does not fit into RAM.
 	Afloat bool `json:"afloat,omitempty"`
