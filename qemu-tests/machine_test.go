@@ -209,25 +209,10 @@ func readTree(ctx context.Context, disk string, partition int) (map[string]lab.E
 // edit mounts a partition of a disk and lets change it.
 func edit(t *testing.T, disk string, partition int, change func(dir string)) {
 	t.Helper()
-	table, err := lab.ReadTable(t.Context(), disk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := table.Entry(partition)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	options := fmt.Sprintf("loop,offset=%d,sizelimit=%d", e.Offset, e.Size)
-	if out, err := exec.Command("mount", "-t", "ext4", "-o", options, disk, dir).CombinedOutput(); err != nil {
-		t.Fatalf("mount: %v\n%s", err, out)
-	}
-	defer func() {
-		if err := lab.Unmount(context.WithoutCancel(t.Context()), dir); err != nil {
-			t.Fatal(err)
-		}
-	}()
-	change(dir)
+	must(t, lab.WithMount(t.Context(), disk, partition, func(dir string) error {
+		change(dir)
+		return nil
+	}))
 }
 
 // editJob changes the job that arm has left.

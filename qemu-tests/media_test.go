@@ -2,6 +2,7 @@ package qemutests
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -128,11 +129,7 @@ func capture(t *testing.T, k *scenario.Kiosk) string {
 		if out, err := exec.Command("mount", "-t", "ext4", "-o", fmt.Sprintf("ro,noload,loop,offset=%d,sizelimit=%d", e.Offset, e.Size), k.Disk, m.at).CombinedOutput(); err != nil {
 			t.Fatalf("mount: %v\n%s", err, out)
 		}
-		defer func() {
-			if out, err := exec.Command("umount", m.at).CombinedOutput(); err != nil {
-				t.Fatalf("umount: %v\n%s", err, out)
-			}
-		}()
+		defer func() { must(t, lab.Unmount(context.WithoutCancel(t.Context()), m.at)) }()
 	}
 	if out, err := exec.Command(program, "capture", "--root", root, "--list", list, "-o", kept).CombinedOutput(); err != nil {
 		t.Fatalf("reimager capture: %v\n%s", err, out)

@@ -2,6 +2,7 @@ package qemutests
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"reimager/qemu-tests/lab"
 	"reimager/qemu-tests/scenario"
 )
 
@@ -195,7 +197,7 @@ func TestWriteRefusesDisksInUse(t *testing.T) {
 	dir := t.TempDir()
 	ok(t, "mount", device, dir)
 	refused("mounted", device+" is mounted at "+dir)
-	ok(t, "umount", dir)
+	must(t, lab.Unmount(t.Context(), dir))
 	ok(t, "mkswap", "-q", "-f", device)
 	if out, err := command(t, "swapon", device); err == nil {
 		refused("swap", device+" is swap")
@@ -239,7 +241,7 @@ func withoutRoom(t *testing.T, size int64) string {
 	t.Helper()
 	dir := t.TempDir()
 	ok(t, "mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", dir)
-	t.Cleanup(func() { ok(t, "umount", dir) })
+	t.Cleanup(func() { must(t, lab.Unmount(context.WithoutCancel(t.Context()), dir)) })
 	file := filepath.Join(dir, "disk")
 	must(t, os.WriteFile(file, nil, 0o600))
 	must(t, os.Truncate(file, size))

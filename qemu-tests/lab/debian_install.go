@@ -71,7 +71,7 @@ func installDebian(ctx context.Context, disk string, spec DebianSpec, root debia
 	if err := InjectFiles(ctx, disk, spec.RootPartition, spec.Files); err != nil {
 		return err
 	}
-	return withMount(ctx, disk, spec.RootPartition, func(dir string) error {
+	return WithMount(ctx, disk, spec.RootPartition, func(dir string) error {
 		if err := os.RemoveAll(path.Join(dir, "/.lab")); err != nil {
 			return err
 		}

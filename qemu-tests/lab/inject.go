@@ -28,7 +28,7 @@ func InjectFiles(ctx context.Context, disk string, partition int, tree Tree) err
 	if _, err := tree.complete(); err != nil {
 		return err
 	}
-	return withMount(ctx, disk, partition, func(dir string) (err error) {
+	return WithMount(ctx, disk, partition, func(dir string) (err error) {
 		root, err := os.OpenRoot(dir)
 		if err != nil {
 			return err
@@ -116,8 +116,8 @@ func (f File) setMetadata(root *os.Root, name string) error {
 	return root.Chtimes(name, f.mtime(), f.mtime())
 }
 
-// withMount mounts an ext4 partition of a disk for writing while use runs.
-func withMount(ctx context.Context, disk string, partition int, use func(dir string) error) error {
+// WithMount mounts an ext4 partition of a disk for writing while use runs.
+func WithMount(ctx context.Context, disk string, partition int, use func(dir string) error) error {
 	if err := needRootFor(fmt.Sprintf("mount partition %d of %s", partition, disk)); err != nil {
 		return err
 	}
