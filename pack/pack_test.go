@@ -2,157 +2,19 @@ package pack
 
 import (
 	"bytes"
-	"context"
-	"crypto/rand"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	mathrand "math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"aead.dev/minisign"
 	"github.com/google/go-cmp/cmp"
 
-	"reimager/disk"
 	"reimager/image"
 	"reimager/imaging"
-	"reimager/report"
 )
-
-const (
-	sector = 512
-	mib    = 1 << 20
-)
-
-// quiet is a reporter that nobody hears.
-func quiet() *report.Reporter { return report.New(io.Discard, nil, time.Now()) }
-
-// entry is a partition of an MBR.
-type entry struct {
-	kind         byte
-	start, bytes int64
-}
-
-// mbr writes a partition table with some boot code.
-func mbr(entries ...entry) []byte {
-	b := make([]byte, sector)
-	copy(b, "\xeb\xfe boot code")
-	for i, e := range entries {
-		at := b[446+16*i:]
-		at[4] = e.kind
-		binary.LittleEndian.PutUint32(at[8:], uint32(e.start/sector))
-		binary.LittleEndian.PutUint32(at[12:], uint32(e.bytes/sector))
-	}
-	b[510], b[511] = 0x55, 0xaa
-	return b
-}
-
-// swapHeader is the first page of a swap area, as mkswap makes it.
-func swapHeader(bytes int64) []byte {
-	b := make([]byte, 4096)
-	binary.LittleEndian.PutUint32(b[1024:], 1)
-	binary.LittleEndian.PutUint32(b[1028:], uint32(bytes/4096-1))
-	copy(b[4086:], "SWAPSPACE2")
-	return b
-}
-
-// random is n bytes that do not compress, always the same for a seed.
-func random(n int, seed uint64) []byte {
-	b := make([]byte, n)
-	r := mathrand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
-	_, _ = r.Read(b)
-	return b
-}
-
-// kiosk is an image of 6 MiB: swap with something in it, something unknown, a hole.
-func kiosk(t *testing.T) string {
-	t.Helper()
-	b := make([]byte, 6*mib)
-	copy(b, mbr(entry{0x82, mib, 2 * mib}, entry{0x83, 4 * mib, mib}))
-	copy(b[mib:], swapHeader(2*mib))
-	copy(b[2*mib:], "swapped out: a password")
-	copy(b[4*mib:], random(300_000, 1))
-	copy(b[5*mib+5000:], "between partition and end")
-	name := filepath.Join(t.TempDir(), "kiosk.img")
-	must(t, os.WriteFile(name, b, 0o600))
-	return name
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// key makes a key pair.
-func key(t *testing.T) (sign func(*image.Manifest, []byte) ([]byte, error), trusted image.Key) {
-	t.Helper()
-	public, private, err := minisign.GenerateKey(rand.Reader)
-	must(t, err)
-	text, err := public.MarshalText()
-	must(t, err)
-	trusted, err = image.ParseKey("fleet.pub", text)
-	must(t, err)
-	return func(_ *image.Manifest, text []byte) ([]byte, error) {
-		r := minisign.NewReader(bytes.NewReader(text))
-		if _, err := io.Copy(io.Discard, r); err != nil {
-			return nil, err
-		}
-		return r.SignWithComments(private, "trusted words", "untrusted words"), nil
-	}, trusted
-}
-
-func options(disk, out string, format image.Format) Options {
-	return Options{Disk: disk, Output: out, Format: format, Name: "kiosk", Version: "1", Counter: 1, Workers: 2, Report: quiet()}
-}
-
-func pack(t *testing.T, o Options) *Result {
-	t.Helper()
-	done, err := Pack(t.Context(), o)
-	must(t, err)
-	return done
-}
-
-// write writes a release, or an image with a map, to a new file.
-func write(t *testing.T, name string, o image.InputOptions, size int64) (string, error) {
-	t.Helper()
-	target := filepath.Join(t.TempDir(), "disk")
-	must(t, os.WriteFile(target, nil, 0o600))
-	must(t, os.Truncate(target, size))
-	in, err := image.OpenInput(name, o)
-	if err != nil {
-		return "", err
-	}
-	defer in.Close()
-	src, err := image.Decode(in, 2)
-	if err != nil {
-		return "", err
-	}
-	defer src.Close()
-	dev, err := disk.OpenFile(target)
-	must(t, err)
-	defer dev.Close()
-	_, err = imaging.WriteWhole(t.Context(), imaging.Job{Device: dev, Source: src, Map: in.Map}, func(done *imaging.Result) error {
-		return imaging.ReadBack(t.Context(), dev, done.Map, done.Held, nil)
-	})
-	return target, err
-}
-
-func read(t *testing.T, name string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(name)
-	must(t, err)
-	return b
-}
 
 // The inside of swap is neither mapped nor packed; all else comes out as it was.
 func TestPackAndWrite(t *testing.T) {
@@ -292,47 +154,6 @@ func TestPackTakesCompressed(t *testing.T) {
 	}
 }
 
-// expectNothing fails if a folder has more than the names.
-func expectNothing(t *testing.T, dir string, but ...string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	must(t, err)
-	if len(entries) != len(but) {
-		t.Errorf("%s holds %v; want %q alone", dir, entries, but)
-	}
-}
-
-func TestPackRefuses(t *testing.T) {
-	dir := t.TempDir()
-	file := func(name string, b []byte) string {
-		name = filepath.Join(dir, name)
-		must(t, os.WriteFile(name, b, 0o600))
-		return name
-	}
-	behind := mbr(entry{0x83, mib, 10 * mib})
-	for _, tt := range []struct{ name, disk, want string }{
-		{"nothing", filepath.Join(dir, "missing"), "no such file"},
-		{"empty", file("empty", nil), "the image is empty"},
-		{"no table", file("text", bytes.Repeat([]byte("text"), mib)), "expected bzip2, gzip, xz, zstd or a boot sector"},
-		{"partition behind the end", file("behind", append(behind, make([]byte, 2*mib-sector)...)), "ends at byte 11534336"},
-		{"cut", file("cut", append(mbr(entry{0x83, mib, mib}), make([]byte, 2*mib-100-sector)...)), "not a whole number of sectors"},
-		{"folder", dir, "is a directory"},
-	} {
-		out := filepath.Join(t.TempDir(), "release")
-		if _, err := Pack(t.Context(), options(tt.disk, out, image.Zstd)); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: Pack = %v; want an error with %q", tt.name, err, tt.want)
-		}
-		expectNothing(t, filepath.Dir(out))
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	out := filepath.Join(t.TempDir(), "release")
-	if _, err := Pack(ctx, options(kiosk(t), out, image.Zstd)); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: Pack = %v", err)
-	}
-	expectNothing(t, filepath.Dir(out))
-}
-
 // The two tools that speak .bmap write the same disk from each other's maps.
 func TestBmaptool(t *testing.T) {
 	bmaptool, err := exec.LookPath("bmaptool")
@@ -381,22 +202,6 @@ func TestBmaptool(t *testing.T) {
 	}
 }
 
-// sparseFile leaves holes where there are zeros.
-func sparseFile(name string, b []byte) error {
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	for off := 0; off < len(b); off += 64 << 10 {
-		if part := b[off:min(len(b), off+64<<10)]; !image.AllZero(part) {
-			if _, err := f.WriteAt(part, int64(off)); err != nil {
-				return err
-			}
-		}
-	}
-	return errors.Join(f.Truncate(int64(len(b))), f.Close())
-}
-
 // Sizes where 32 bits end, as sparse files.
 func TestLargeImages(t *testing.T) {
 	for _, size := range []int64{2<<30 - sector, 2<<30 + 4096, 4<<30 - 4096, 4<<30 + sector} {
@@ -434,106 +239,5 @@ func TestLargeImages(t *testing.T) {
 			t.Errorf("%d: a disk that is a sector too small was written", size)
 		}
 		must(t, os.Remove(target))
-	}
-}
-
-// Ten thousand flipped bits in a signed release: none is written.
-func TestBitFlips(t *testing.T) {
-	b := make([]byte, 256<<10)
-	copy(b, mbr(entry{0x83, 64 << 10, 128 << 10}))
-	copy(b[70_000:], random(3000, 3))
-	img := filepath.Join(t.TempDir(), "small.img")
-	must(t, os.WriteFile(img, b, 0o600))
-	for _, format := range []image.Format{image.Zstd, image.Bzip2} {
-		out := filepath.Join(t.TempDir(), "release")
-		sign, trusted := key(t)
-		o := options(img, out, format)
-		o.Sign = sign
-		m := pack(t, o).Manifest
-		r := mathrand.New(mathrand.NewPCG(1, 2))
-		for file, flips := range map[string]int{m.Image.Name: 2000, m.Map.Name: 1000, image.ManifestName: 1000, image.ManifestName + image.SignatureSuffix: 1000} {
-			name := filepath.Join(out, file)
-			good := read(t, name)
-			from := 0
-			if strings.HasSuffix(file, image.SignatureSuffix) {
-				from = bytes.IndexByte(good, '\n') + 1 // nobody signs the untrusted comment
-			}
-			for range flips {
-				bit := from*8 + r.IntN((len(good)-from)*8)
-				bad := bytes.Clone(good)
-				bad[bit/8] ^= 1 << (bit % 8)
-				must(t, os.WriteFile(name, bad, 0o600))
-				if err := decodeRelease(out, trusted); err == nil {
-					t.Errorf("%s: %s with bit %d of byte %d (%q) flipped is accepted", format, file, bit%8, bit/8, good[bit/8])
-				}
-			}
-			for n := range len(good) {
-				if n%97 == 0 || n > len(good)-12 {
-					must(t, os.WriteFile(name, good[:n], 0o600))
-					if err := decodeRelease(out, trusted); err == nil && n < len(bytes.TrimRight(good, "\n")) {
-						t.Errorf("%s: %s cut to %d of %d bytes is accepted", format, file, n, len(good))
-					}
-				}
-			}
-			must(t, os.Remove(name))
-			if err := decodeRelease(out, trusted); !errors.Is(err, fs.ErrNotExist) && !strings.Contains(fmt.Sprint(err), "there is no") {
-				t.Errorf("%s: without %s: %v", format, file, err)
-			}
-			must(t, os.WriteFile(name, good, 0o600))
-		}
-		must(t, decodeRelease(out, trusted))
-	}
-}
-
-// decodeRelease goes the whole way to the disk but for the disk.
-func decodeRelease(dir string, trusted image.Key) error {
-	in, err := image.OpenInput(dir, image.InputOptions{Keys: []image.Key{trusted}})
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	src, err := image.Decode(in, 1)
-	if err != nil {
-		return err
-	}
-	pool, err := image.NewPool(2, func(n int) ([]byte, error) { return make([]byte, n), nil })
-	if err != nil {
-		return err
-	}
-	_, err = image.Each(context.Background(), src, in.Map, pool, nil, in.Map.Check)
-	return errors.Join(err, src.Close())
-}
-
-// signedProgram is a PE32+ file with a certificate table behind all else: Microsoft's
-// "PE Format".
-func signedProgram() []byte {
-	const at, table = 0x80, 70000
-	b := make([]byte, table+16)
-	le := binary.LittleEndian
-	copy(b, "MZ")
-	le.PutUint32(b[0x3c:], at)
-	copy(b[at:], "PE\x00\x00")
-	optional := b[at+24:]
-	le.PutUint16(optional, 0x20b)
-	le.PutUint32(optional[108:], 16)
-	le.PutUint32(optional[112+8*4:], table)
-	le.PutUint32(optional[112+8*4+4:], 16)
-	le.PutUint32(b[table:], 16)
-	return b
-}
-
-// An EFI system partition that is none is no reason not to pack, and is said.
-func TestPackUnreadableESP(t *testing.T) {
-	img := filepath.Join(t.TempDir(), "gpt.img")
-	must(t, os.WriteFile(img, nil, 0o600))
-	must(t, os.Truncate(img, 8*mib))
-	c := exec.Command("sfdisk", "-q", img)
-	c.Stdin = strings.NewReader("label: gpt\nsize=2MiB,type=uefi\n")
-	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("sfdisk: %v (`./dev test` installs it)\n%s", err, out)
-	}
-	m := pack(t, options(img, filepath.Join(t.TempDir(), "release"), image.Zstd)).Manifest
-	if !m.System.ESPUnread() {
-		t.Errorf("missing %q; want word of the EFI system partition", m.System.Missing)
 	}
 }
